@@ -1,0 +1,1 @@
+"""What every stage shares: errors, parameters, the stage contract, boxes, volumes and progress."""

@@ -1,0 +1,69 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from apps.core.errors import DataError
+
+
+def write_atomically(path: str | Path, data: bytes, mode: int = 0o644) -> None:
+    """Write `data` under a temporary name beside `path`, flush it to disk, rename.
+
+    Raises DataError where the folder is missing or not writable, or the disk is full; `path` is then as before.
+    """
+    target = Path(path)
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(temporary, mode)  # noqa: PTH101 (mkstemp gives a string)
+            os.replace(temporary, target)  # noqa: PTH105
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror or error}); give a writable place") from error
+
+
+@contextlib.contextmanager
+def folder_in_the_making(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder under a temporary name beside `path`; on success it is renamed to `path`.
+
+    An existing `path` is replaced only after the new one is complete.  A leftover of a killed run is removed first: one
+    task writes one folder, so the name is fixed and nothing piles up.  On an error nothing is left behind.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir()
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror or error}); give a writable place") from error
+    try:
+        yield temporary
+        replace_folder(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Move the folder `new` to `target`, putting away an old `target` first and removing it last."""
+    old = target.with_name(f".{target.name}.old")
+    if old.exists():
+        shutil.rmtree(old)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
