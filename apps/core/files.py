@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
 import shutil
 import tempfile
@@ -10,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from apps.core.errors import DataError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_atomically(path: str | Path, data: bytes, mode: int = 0o644) -> None:
@@ -40,6 +44,8 @@ def folder_in_the_making(path: str | Path) -> Iterator[Path]:
 
     An existing `path` is replaced only after the new one is complete.  A leftover of a killed run is removed first: one
     task writes one folder, so the name is fixed and nothing piles up.  On an error nothing is left behind.
+
+    Raises DataError where the place is not writable, or has no room for what the block writes.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.partial")
@@ -53,17 +59,36 @@ def folder_in_the_making(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         replace_folder(temporary, target)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise DataError(f"{target}: cannot be written ({error.strerror}); give a place with more room") from error
         raise
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Move the folder `new` to `target`, putting away an old `target` first and removing it last."""
+    """Move the folder `new` to `target`, removing an old `target` last.
+
+    Where the file system can exchange two names, `target` is there whole at every moment.  Elsewhere (some network file
+    systems) there is an instant with the old folder under `.NAME.old` only; a kill just then means making it again.
+    """
     old = target.with_name(f".{target.name}.old")
     if old.exists():
         shutil.rmtree(old)
-    if target.exists():
+    if not target.exists():
+        new.rename(target)
+        return
+    if _exchange(new, target):
+        new.rename(old)
+    else:
         target.rename(old)
-    new.rename(target)
+        new.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step (Linux's renameat2); False where the system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    relative_to_cwd, exchange = -100, 2
+    arguments = relative_to_cwd, os.fsencode(one), relative_to_cwd, os.fsencode(other), exchange
+    return renameat2 is not None and renameat2(*arguments) == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import typing
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,15 @@ def _field_types(cls: type) -> dict[str, Any]:
     return {name: hints[name] for name in cls.__struct_fields__}  # type: ignore[attr-defined]
 
 
+def _finite(value: Any) -> bool:
+    """True where `value` holds no NaN and no infinity, which JSON cannot say."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_finite, value))
+
+
 class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every stage's parameters.
 
@@ -36,9 +46,15 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         for name, annotation in _field_types(type(self)).items():
             value = getattr(self, name)
             try:
-                msgspec.convert(value, annotation, strict=True)
+                converted = msgspec.convert(value, annotation, strict=True)
             except msgspec.ValidationError as error:
                 raise ParameterError(f"{type(self).__name__}.{name} = {value!r}: {error}") from None
+            if not _finite(converted):
+                raise ParameterError(f"{type(self).__name__}.{name} = {value!r}: expected finite numbers")
+            # An int given for a float, or a list for a tuple, is kept as what a JSON file would have given: one
+            # configuration has one hash, however it was built.
+            if converted is not value:
+                msgspec.structs.force_setattr(self, name, converted)
         self.check()
 
     def check(self) -> None:

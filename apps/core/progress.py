@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ class FileReporter:
     def __init__(self, folder: Path, interval_s: float = 1.0) -> None:
         self._path = folder / PROGRESS_FILE
         self._interval_s = interval_s
-        self._last = 0.0
+        self._last = -math.inf
 
     def __call__(self, done: float, total: float, what: str = "") -> None:
         now = time.monotonic()
@@ -48,7 +49,7 @@ def read_progress(folder: Path) -> tuple[float, str]:
     try:
         found = json.loads((folder / PROGRESS_FILE).read_text())
         return float(found["fraction"]), str(found["what"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return 0.0, ""
 
 

@@ -1,16 +1,16 @@
 """The stage contract, and the one main that every `python -m apps.<stage> parameters.json` runs.
 
 A stage is a function of one `Parameters` object that returns one `Result`.  Its main writes `result.json` beside the
-parameters, atomically and last: exit code 0 means that it is there.  A failure writes `failure.json` (kind and message).
+parameters, atomically and last: exit code 0 means that it is there.  A failure writes `failure.json` (kind, message).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import logging
-import os
 import platform
 import resource
 import sys
@@ -32,7 +32,7 @@ RESULT_FILE = "result.json"
 FAILURE_FILE = "failure.json"
 
 # Stage name -> module that holds its `STAGE`.  To add a stage: write the module, add the line; the conformance test in
-# tests/apps/test_stages.py and apps/definitions.py pick it up from here.
+# tests/apps/test_stages.py picks it up from here; its Balsam application is a class in apps/definitions.py.
 STAGES: dict[str, str] = {
     "phantom": "apps.phantom.stage",
     "ingest": "apps.ingest.stage",
@@ -124,7 +124,8 @@ def run_file(stage: Stage[P, R], parameters_file: Path) -> R:
             result = stage.run(parameters, report)
     except Exception as error:
         kind = error.kind if isinstance(error, EnsembleError) else FailureKind.BUG
-        if folder.is_dir() and os.access(folder, os.W_OK):
+        # Where not even this can be written, the error itself matters more.
+        with contextlib.suppress(DataError):
             write_json(failure, {"kind": kind.value, "message": f"{error}" or type(error).__name__})
         raise
     write_json(
@@ -178,6 +179,7 @@ def _epilog(stage: Stage[Any, Any]) -> str:
     return (
         "fields of parameters.json (--print-schema tells types, ranges and defaults):\n"
         + "\n".join(lines)
-        + f"\n\nexample parameters.json:\n{example}\n\nexit codes: 0 result.json is written; 2 wrong parameters or data; "
-        "3 the training diverged; 1 an error of the program"
+        + f"\n\nexample parameters.json:\n{example}\n\n"
+        "exit codes: 0 result.json is written; 2 wrong parameters or data; 3 the training diverged; "
+        "1 an error of the program"
     )

@@ -81,7 +81,7 @@ class Volume:
 def open_volume(name: str) -> Volume:
     """Open a volume to read.
 
-    Raises DataError, with the name in it, where the file or the dataset is missing, the data is not 3-D, or not numeric.
+    Raises DataError, with the name in it, where file or dataset is missing, or the data is not 3-D or not numeric.
     """
     volume = _open_hdf5(name) if _is_hdf5(name) else _open_zarr(name)
     if len(volume.array.shape) != 3:
@@ -91,6 +91,12 @@ def open_volume(name: str) -> Volume:
     if 0 in volume.shape:
         raise DataError(f"{name}: is empty, its shape is {volume.shape}")
     return volume
+
+
+def absolute_volume(name: str) -> str:
+    """The same volume named from the root of the file system, as a job that runs elsewhere needs it."""
+    file, colon, dataset = name.rpartition(":")
+    return f"{Path(file).absolute()}:{dataset}" if colon else str(Path(name).absolute())
 
 
 @contextlib.contextmanager
@@ -105,9 +111,7 @@ def new_volume(
         yield _create_zarr(temporary, str(target), shape, dtype, voxel_size_nm, chunks)
 
 
-def write_volume(
-    path: str | Path, data: Array, voxel_size_nm: VoxelSize, chunks: Triple = DEFAULT_CHUNKS
-) -> None:
+def write_volume(path: str | Path, data: Array, voxel_size_nm: VoxelSize, chunks: Triple = DEFAULT_CHUNKS) -> None:
     """Write a whole zyx array as an OME-Zarr volume, atomically."""
     shape = cast(Triple, data.shape)
     with new_volume(path, shape, data.dtype, voxel_size_nm, chunks) as volume:
@@ -170,15 +174,17 @@ def _open_zarr(name: str, mode: str = "r") -> Volume:
         group = zarr.open_group(path, mode=cast(Any, mode))
         multiscale = cast(Any, group.attrs["ome"])["multiscales"][0]
         level = multiscale["datasets"][0]
-        array = group[level["path"]]
-        scale = level["coordinateTransformations"][0]["scale"]
         names = [axis["name"] for axis in multiscale["axes"]]
+        if names != ["z", "y", "x"]:
+            raise DataError(f"{name}: has the axes {names}; expected z, y, x")
+        array = group[level["path"]]
+        if not isinstance(array, zarr.Array):
+            raise TypeError(f"{level['path']} is no array")
+        scale = level["coordinateTransformations"][0]["scale"]
         factor = [_NANOMETRES[axis.get("unit", "nanometer")] for axis in multiscale["axes"]]
+        voxel_size = tuple(float(s) * f for s, f in zip(scale, factor, strict=True))
     except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
         raise DataError(f"{name}: is not an OME-Zarr 0.5 image ({type(error).__name__}: {error})") from error
-    if names != ["z", "y", "x"]:
-        raise DataError(f"{name}: has the axes {names}; expected z, y, x")
-    voxel_size = tuple(float(s) * f for s, f in zip(scale, factor, strict=True))
     return Volume(name, cast(VoxelSize, voxel_size), array)
 
 
