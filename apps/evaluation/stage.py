@@ -1,0 +1,144 @@
+"""Evaluation: a segmentation against ground truth, with the trivial answers beside it.
+
+All boxes are in the coordinates of the label volume.  The box is read whole: some 50 bytes of memory a voxel.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from apps.core.boxes import Box, Triple
+from apps.core.errors import DataError, ParameterError
+from apps.core.parameters import Parameters, Result
+from apps.core.progress import Reporter
+from apps.core.stage import Stage
+from apps.core.volumes import Array, Volume, open_volume
+from apps.evaluation.baselines import (
+    Threshold,
+    box_of_the_fit,
+    fit_threshold,
+    nothing,
+    one_object,
+    segment_by_threshold,
+)
+from apps.evaluation.metrics import Scores, score
+
+
+class EvaluationParameters(Parameters, frozen=True, kw_only=True):
+    """What to compare, and where."""
+
+    segmentation: Annotated[
+        str | None, Meta(description="the segmentation, a label volume; none to score the trivial answers alone")
+    ] = None
+    segmentation_offset: Annotated[Triple, Meta(description="its first voxel in label coordinates, zyx")] = (0, 0, 0)
+    labels: Annotated[str, Meta(description="the ground truth, a label volume; voxels with 0 are left out")]
+    image: Annotated[str | None, Meta(description="the image of the labels; the threshold baseline needs it")] = None
+    box: Annotated[
+        Box | None, Meta(description="where to compare, in label coordinates; all of the segmentation by default")
+    ] = None
+    baselines: Annotated[bool, Meta(description="score the trivial answers too (the threshold one needs `image`)")] = (
+        True
+    )
+    threshold_box: Annotated[
+        Box | None,
+        Meta(
+            description="where the threshold baseline is fitted to the truth; by default the box that it is scored on, "
+            "which flatters it"
+        ),
+    ] = None
+    min_size: Annotated[
+        int, Meta(ge=0, description="components of the threshold baseline with fewer voxels are left out")
+    ] = 1000
+
+    def check(self) -> None:
+        for name, box in (("box", self.box), ("threshold_box", self.threshold_box)):
+            if box is not None and box.empty:
+                raise ParameterError(f"{name} {box}: is empty; expected a box with voxels")
+        if self.segmentation is None and not self.baselines:
+            raise ParameterError("segmentation: is missing and baselines are off; expected something to score")
+        if self.threshold_box is not None and self.image is None:
+            raise ParameterError("threshold_box: is given without image; give the image that the threshold applies to")
+
+
+class EvaluationResult(Result, frozen=True, kw_only=True):
+    """Scores of the segmentation and of the trivial answers in one box."""
+
+    scores: Annotated[Scores | None, Meta(description="of the segmentation; none where none was given")]
+    baselines: Annotated[
+        dict[str, Scores], Meta(description="of the trivial answers: one_object, nothing, threshold (with an image)")
+    ]
+    threshold: Annotated[Threshold | None, Meta(description="what the threshold baseline was fitted to")]
+    box: Annotated[Box, Meta(description="where they were compared, in label coordinates")]
+
+
+def run(parameters: EvaluationParameters, report: Reporter) -> EvaluationResult:
+    """Read the box, score the segmentation, and the trivial answers where asked for.
+
+    Raises DataError where a volume is missing or not of labels, a box leaves it, or the truth is 0 in the box.
+    """
+    segmentation = _open_labels(parameters.segmentation) if parameters.segmentation is not None else None
+    labels = _open_labels(parameters.labels)
+    image = open_volume(parameters.image) if parameters.image is not None and parameters.baselines else None
+    if image is not None and image.shape != labels.shape:
+        raise DataError(f"{image.name}: has the shape {image.shape}; expected that of the labels, {labels.shape}")
+    covered = segmentation.box.translate(parameters.segmentation_offset) if segmentation else labels.box
+    box = parameters.box or covered
+    if segmentation is not None and not covered.contains(box):
+        raise DataError(f"box {box}: leaves the segmentation {segmentation.name}, which covers {covered}")
+    fit_box = box_of_the_fit(parameters.threshold_box or box)
+    for name, wanted in (("box", box), ("threshold_box", fit_box)):
+        if not labels.box.contains(wanted):
+            raise DataError(f"{name} {wanted}: leaves the labels {labels.name}, which are {labels.box}")
+
+    report(0, 4, "reading")
+    truth = labels.read(box)
+    if not truth.any():
+        raise DataError(f"{labels.name} in {box}: is 0 everywhere; expected labelled voxels to compare with")
+    report(1, 4, "scoring the segmentation")
+    oz, oy, ox = parameters.segmentation_offset
+    scores = score(truth, segmentation.read(box.translate((-oz, -oy, -ox)))) if segmentation else None
+    baselines: dict[str, Scores] = {}
+    threshold = None
+    if parameters.baselines:
+        report(2, 4, "scoring the trivial answers")
+        baselines = {"one_object": one_object(truth), "nothing": nothing(truth)}
+    if image is not None:
+        report(3, 4, "fitting a threshold")
+        threshold = _fit(image, labels, fit_box, parameters.min_size)
+        answer = segment_by_threshold(image.read(box), threshold, image.voxel_size_nm)
+        baselines["threshold"] = score(truth, answer)
+    report(4, 4, "done")
+    return EvaluationResult(scores=scores, baselines=baselines, threshold=threshold, box=box)
+
+
+def _fit(image: Volume, labels: Volume, box: Box, min_size: int) -> Threshold:
+    truth: Array = labels.read(box)
+    try:
+        return fit_threshold(image.read(box), truth, image.voxel_size_nm, min_size)
+    except DataError as error:
+        raise DataError(f"{labels.name} in threshold_box {box}: {error}") from error
+
+
+def _open_labels(name: str) -> Volume:
+    volume = open_volume(name)
+    if volume.dtype.kind not in "ui":
+        raise DataError(f"{name}: has dtype {volume.dtype}; expected integer labels")
+    return volume
+
+
+STAGE = Stage(
+    name="evaluation",
+    summary="Score a segmentation against ground truth, with the trivial answers beside it.",
+    parameters=EvaluationParameters,
+    result=EvaluationResult,
+    run=run,
+    example={
+        "segmentation": "deployed/segmentation.zarr",
+        "segmentation_offset": [0, 64, 64],
+        "labels": "data/labels.zarr",
+        "image": "data/image.zarr",
+        "threshold_box": {"offset": [0, 0, 0], "shape": [64, 64, 64]},
+    },
+)
