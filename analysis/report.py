@@ -1,0 +1,200 @@
+"""The report of a campaign: one HTML page that needs no other file, for a reader who was not there."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from analysis import pictures, plots, tables
+from analysis.errors import AnalysisError
+from analysis.results import load_curves
+from analysis.selection import ACCURACY, COST, finished
+from analysis.tables import AccuracyTable, Table
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+TEMPLATE = "report.html.j2"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One slice, shown as image, truth and segmentation side by side.
+
+    Attributes:
+        title: what and where, for example "deployed volume, z = 32".
+        image: grey values [y, x].
+        truth, segmentation: labels [y, x] of the same shape, 0 for no object; None where there is none.
+        caption: a sentence below.
+    """
+
+    title: str
+    image: NDArray[Any]
+    truth: NDArray[np.integer[Any]] | None = None
+    segmentation: NDArray[np.integer[Any]] | None = None
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """What the page says, from the first line on.
+
+    Attributes:
+        title, headline: the name of the campaign, and its outcome in a sentence.
+        trials: the results table, as `load_results` gives it.
+        selected, reason: the selected row of it, and a sentence on why that one.
+        metric, minimize, cost, cost_bound: what it was selected by.
+        trivial: name of a trivial answer (one_object, nothing, threshold) -> its scores (fields of the evaluation's
+            Scores) on the validation box; they stand below the trials.
+        deployment: accuracy of the deployed segmentation beside the trivial answers there.
+        pictures: slices of it.
+        costs: any table of costs; its columns are its heads.
+        workers: how many worked at once, for the utilisation.
+        honest: sentences on what the numbers do not show.
+        provenance: name -> value (code version, hashes, seed, host, paths).
+        commands: (command, what it shows) to look further.
+    """
+
+    title: str
+    headline: str
+    trials: pd.DataFrame
+    selected: pd.Series | None = None
+    reason: str = ""
+    metric: str = ACCURACY
+    minimize: bool = True
+    cost: str = COST
+    cost_bound: float | None = None
+    trivial: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    deployment: AccuracyTable | None = None
+    pictures: tuple[Picture, ...] = ()
+    costs: pd.DataFrame | None = None
+    workers: int | None = None
+    honest: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    commands: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class _Panels:
+    """A picture, rendered: (what, data URI) side by side."""
+
+    title: str
+    caption: str
+    panels: tuple[tuple[str, str], ...]
+
+
+def write_report(path: str | Path, content: ReportContent) -> Path:
+    """Write the page to `path`, which is there whole or not at all; returns the path.
+
+    Raises AnalysisError where a picture's arrays do not fit each other, or the file cannot be written.
+    """
+    target = Path(path)
+    page = render(content).encode()
+    try:
+        descriptor, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(page)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(partial).chmod(0o644)
+            Path(partial).replace(target)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise AnalysisError(
+            f"{target}: cannot be written ({error.strerror or error}); give a writable place"
+        ) from error
+    return target
+
+
+def render(content: ReportContent) -> str:
+    """The page as HTML text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    deployment = content.deployment
+    return environment.get_template(TEMPLATE).render(
+        content=content,
+        counts=tables.count_states(content.trials),
+        trials=tables.trials_table(
+            content.trials, content.selected, content.metric, content.minimize, content.cost, content.trivial
+        ),
+        deployment=tables.accuracy_table(deployment) if deployment else None,
+        verdict=tables.verdict(deployment) if deployment else None,
+        pictures=[_panels(picture) for picture in content.pictures],
+        plots=_plots(content),
+        costs=_frame(content.costs) if content.costs is not None else None,
+        note=tables.ZERO_NOTE,
+    )
+
+
+def _plots(content: ReportContent) -> dict[str, str]:
+    """Name -> data URI of the plots for which the table has numbers."""
+    made: dict[str, Figure] = {}
+    trials = content.trials
+    scored = set(trials.columns) >= {content.metric} and len(finished(trials, content.metric)) > 0
+    if scored and content.cost in trials and len(finished(trials, content.metric, content.cost)):
+        made["scatter"] = plots.trial_scatter(
+            trials,
+            content.metric,
+            content.cost,
+            content.minimize,
+            content.selected,
+            content.cost_bound,
+            tables.named_values(content.trivial, content.metric),
+        )
+    if scored:
+        made["trajectory"] = plots.search_trajectory(trials, content.metric, content.minimize)
+    if {"m:timestamp_start", "m:timestamp_end"} <= set(trials.columns) and len(trials):
+        made["utilisation"] = plots.worker_utilisation(trials, content.workers)
+    names = {int(index): f"trial {number}" for index, number in enumerate(trials["trial"])}
+    if trials["search"].nunique() > 1:
+        names = {index: f"{search}, {names[index]}" for index, search in enumerate(trials["search"])}
+    curves = {names[index]: curve for index, curve in load_curves(trials.reset_index(drop=True)).items()}
+    if curves:
+        chosen = None if content.selected is None else names.get(list(trials.index).index(content.selected.name))
+        made["curves"] = plots.learning_curves(curves, chosen)
+    return {name: _figure_uri(figure) for name, figure in made.items()}
+
+
+def _figure_uri(figure: Figure) -> str:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=170)
+    return pictures.data_uri(stream.getvalue())
+
+
+def _panels(picture: Picture) -> _Panels:
+    try:
+        panels = [("image", pictures.png_uri(pictures.grey(picture.image)))]
+        if picture.truth is not None:
+            panels.append(("ground truth", pictures.png_uri(pictures.overlay(picture.image, picture.truth))))
+        if picture.segmentation is not None:
+            found = picture.segmentation
+            if picture.truth is not None and picture.truth.shape == found.shape:
+                found = pictures.match_ids(found, picture.truth)
+            panels.append(("segmentation", pictures.png_uri(pictures.overlay(picture.image, found))))
+    except AnalysisError as error:
+        raise AnalysisError(f"picture {picture.title!r}: {error}") from error
+    return _Panels(picture.title, picture.caption, tuple(panels))
+
+
+def _frame(frame: pd.DataFrame) -> Table:
+    rows = [tuple(tables.text(value) for value in row) for row in frame.itertuples(index=False)]
+    return Table(tuple(str(name) for name in frame.columns), tuple(tables.Row(cells) for cells in rows))
