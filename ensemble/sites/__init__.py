@@ -1,0 +1,18 @@
+"""Balsam sites on this machine: made from a template in `sites/`, with their agent and their launchers."""
+
+from ensemble.sites.agent import agent_running, start_agent, stop_agent
+from ensemble.sites.launchers import stop_launchers, submit_batch_job
+from ensemble.sites.site import Site, create_site, list_sites, open_site, templates
+
+__all__ = [
+    "Site",
+    "agent_running",
+    "create_site",
+    "list_sites",
+    "open_site",
+    "start_agent",
+    "stop_agent",
+    "stop_launchers",
+    "submit_batch_job",
+    "templates",
+]
