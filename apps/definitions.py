@@ -1,0 +1,198 @@
+"""Every stage as a Balsam application: one ApplicationDefinition a stage, all of one shape.
+
+The command is `python -m apps.<stage> parameters.json` in the job's work directory.  `preprocess` writes that file from
+`job.data["parameters"]` (or leaves the one that the user put there), `postprocess` sets what the stage wrote to
+`result.json` as `job.data["record"]`, and `handle_error` sets `job.data["failure"]` (kinds: apps/core/errors.py).
+Large data never travels through Balsam: parameters and records hold paths.
+
+    from apps.definitions import register
+    register(site_id)                      # makes or updates the applications of a site
+    $ balsam job create --site NAME --app Training --workdir demo/t1 -p parameters=/path/to/parameters.json
+
+Balsam stores these classes by reference (module and name): agents and launchers import them from their own environment.
+To add a stage: write its module, add it to `STAGES` in apps/core/stage.py and a class here.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from balsam.api import ApplicationDefinition
+
+from apps.core.errors import FailureKind
+from apps.core.stage import FAILURE_FILE, RESULT_FILE
+
+PARAMETERS_FILE = "parameters.json"
+# How often a job is started whose process was killed, and how many launchers may end under one (a long training needs
+# several; a job that takes its launcher down must not go on for ever).
+MAX_ATTEMPTS = 3
+MAX_LAUNCHERS = 50
+PYTHON = sys.executable
+
+# `site` is Balsam's required attribute; `register` sets the real one before it speaks to the server.
+UNREGISTERED = 0
+
+PARAMETERS = {
+    "parameters": {
+        "required": False,
+        "default": PARAMETERS_FILE,
+        "help": "JSON file with the stage's parameters; the default is written from the job's data['parameters']",
+    }
+}
+
+
+class StageHooks:
+    """What happens around the command, in the site's agent, with the job's work directory as current directory."""
+
+    job: Any
+
+    def preprocess(self) -> None:
+        """Write `parameters.json` from the job's data where it holds parameters."""
+        parameters = self.job.data.get("parameters")
+        if parameters is not None:
+            Path(PARAMETERS_FILE).write_text(json.dumps(parameters, indent=2))
+        Path(FAILURE_FILE).unlink(missing_ok=True)
+        self.job.state = "PREPROCESSED"
+
+    def postprocess(self) -> None:
+        """Set the job's record from `result.json`; without that file the job failed, whatever its exit code."""
+        file = self._folder() / RESULT_FILE
+        if not file.is_file():
+            self._fail(FailureKind.BUG, f"the command ended with exit code 0 but wrote no {RESULT_FILE}")
+            return
+        self._set(record=json.loads(file.read_text()))
+        self.job.state = "POSTPROCESSED"
+
+    def handle_error(self) -> None:
+        """Record the failure's kind; a process that the machine ended is run again, at most MAX_ATTEMPTS times."""
+        file = self._folder() / FAILURE_FILE
+        if file.is_file():
+            failure = json.loads(file.read_text())
+            kind = FailureKind(failure["kind"])
+            if kind.transient:
+                self._run_again("attempts", MAX_ATTEMPTS, kind, failure["message"])
+            else:
+                self._fail(kind, failure["message"])
+            return
+        message = "the process ended without a result and without naming a failure"
+        self._run_again("attempts", MAX_ATTEMPTS, FailureKind.KILLED, message)
+
+    def handle_timeout(self) -> None:
+        """The launcher ended under the job (walltime, or it was stopped): run it again, it resumes by itself."""
+        message = "the launcher ended before the job did"
+        self._run_again("launchers", MAX_LAUNCHERS, FailureKind.WALLTIME, message)
+
+    def _run_again(self, counter: str, limit: int, kind: FailureKind, message: str) -> None:
+        tried = int(self.job.data.get(counter, 1))
+        if tried >= limit:
+            self._fail(kind, f"{message}; tried {tried} times, see job.out in {Path.cwd()}")
+            return
+        self._set(**{counter: tried + 1})
+        self.job.state = "RESTART_READY"
+
+    def _fail(self, kind: FailureKind, message: str) -> None:
+        self._set(failure={"kind": kind.value, "message": message})
+        self.job.state = "FAILED"
+
+    def _set(self, **entries: Any) -> None:
+        self.job.data = {**self.job.data, **entries}
+
+    def _folder(self) -> Path:
+        """Where the stage wrote its result: beside the parameters file."""
+        parameters = self.job.get_parameters().get("parameters", PARAMETERS_FILE)
+        return Path(parameters).resolve().parent
+
+
+def _command(stage: str) -> str:
+    # -P: what lies in the work directory is never imported.
+    return f"{PYTHON} -P -m apps.{stage} {{{{ parameters }}}}"
+
+
+class Phantom(StageHooks, ApplicationDefinition):
+    """Generate an EM-like volume with ground truth."""
+
+    site = UNREGISTERED
+    command_template = _command("phantom")
+    parameters = PARAMETERS
+
+
+class Ingest(StageHooks, ApplicationDefinition):
+    """Check an image volume (and labels) and store it as OME-Zarr."""
+
+    site = UNREGISTERED
+    command_template = _command("ingest")
+    parameters = PARAMETERS
+
+
+class Partition(StageHooks, ApplicationDefinition):
+    """Sample training coordinates, balanced over object fractions."""
+
+    site = UNREGISTERED
+    command_template = _command("partition")
+    parameters = PARAMETERS
+
+
+class Training(StageHooks, ApplicationDefinition):
+    """Train one FFN variant."""
+
+    site = UNREGISTERED
+    command_template = _command("training")
+    parameters = PARAMETERS
+
+
+class Inference(StageHooks, ApplicationDefinition):
+    """Segment one subvolume with a trained FFN."""
+
+    site = UNREGISTERED
+    command_template = _command("inference")
+    parameters = PARAMETERS
+
+
+class Trial(StageHooks, ApplicationDefinition):
+    """One trial of a search: train a variant, segment the validation box, score it."""
+
+    site = UNREGISTERED
+    command_template = _command("trial")
+    parameters = PARAMETERS
+
+
+class Reconciliation(StageHooks, ApplicationDefinition):
+    """Merge the segmentations of overlapping subvolumes into one volume."""
+
+    site = UNREGISTERED
+    command_template = _command("reconciliation")
+    parameters = PARAMETERS
+
+
+class Evaluation(StageHooks, ApplicationDefinition):
+    """Score a segmentation against ground truth, beside the trivial answers."""
+
+    site = UNREGISTERED
+    command_template = _command("evaluation")
+    parameters = PARAMETERS
+
+
+APPLICATIONS: dict[str, type[ApplicationDefinition]] = {
+    "phantom": Phantom,
+    "ingest": Ingest,
+    "partition": Partition,
+    "training": Training,
+    "inference": Inference,
+    "trial": Trial,
+    "reconciliation": Reconciliation,
+    "evaluation": Evaluation,
+}
+
+
+def register(site_id: int) -> dict[str, int]:
+    """Make or update every application at the site; returns stage name -> Balsam application id."""
+    ids = {}
+    for stage, application in APPLICATIONS.items():
+        application.site = site_id
+        application._site_id = site_id
+        application.sync()
+        ids[stage] = int(application.__app_id__)
+    return ids

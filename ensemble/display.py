@@ -1,0 +1,111 @@
+"""What a long command shows: bars on a terminal, one line an event elsewhere (a log file, a CI job)."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from apps.core.progress import read_progress
+from apps.core.stage import RESULT_FILE
+from ensemble.jobs import CampaignJobs
+
+Folders = Callable[[], dict[str, Path]]
+
+
+def job_folders(jobs: CampaignJobs, keys: Iterable[str]) -> dict[str, Path]:
+    """Last part of the key -> work directory, of the tasks that have no result yet."""
+    folders = {key.rpartition("/")[2]: jobs.workdir(key) for key in keys}
+    return {label: folder for label, folder in folders.items() if not (folder / RESULT_FILE).exists()}
+
+
+class Display:
+    """Phases of a command, each with a bar, and under it a bar for every job that runs.
+
+    Use as a context manager.  Job bars are fed by the `progress.json` files that stages write in their folders.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description:<22}"),
+            BarColumn(bar_width=32),
+            TextColumn("{task.percentage:>4.0f}%"),
+            TextColumn("{task.fields[what]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._stop = threading.Event()
+        self._folders: Folders | None = None
+        self._bars: dict[str, TaskID] = {}
+        self._lock = threading.Lock()  # the bars belong to the watching thread and to the one that ends a phase
+        self._thread = threading.Thread(target=self._watch, name="display", daemon=True)
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        if self.console.is_terminal:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._clear()
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._progress.console.print(text, highlight=False, markup=False)
+
+    @contextlib.contextmanager
+    def phase(self, title: str, folders: Folders | None = None) -> Iterator[Callable[[int, int], None]]:
+        """A bar named `title`; yields `update(done, total)`.  `folders`: label -> folder of the jobs that run now."""
+        bar = self._progress.add_task(title, total=None, what="")
+        if not self.console.is_terminal:
+            self.say(f"{title} ...")
+        self._folders = folders
+        last: Any = None
+
+        def update(done: int, total: int) -> None:
+            nonlocal last
+            self._progress.update(bar, completed=done, total=total, what=f"{done} of {total}")
+            if not self.console.is_terminal and last != (done, total):
+                self.say(f"{title}: {done} of {total}")
+            last = (done, total)
+
+        try:
+            yield update
+        finally:
+            self._folders = None
+            self._clear()
+            self._progress.stop_task(bar)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.5):
+            folders = self._folders
+            if folders is not None:
+                with self._lock:
+                    self._show(folders())
+
+    def _show(self, folders: dict[str, Path]) -> None:
+        for label in set(self._bars) - set(folders):
+            self._progress.remove_task(self._bars.pop(label))
+        for label, folder in folders.items():
+            fraction, what = read_progress(folder)
+            if label not in self._bars and fraction > 0:
+                self._bars[label] = self._progress.add_task(f"  {label}", total=1.0, what=what)
+            if label in self._bars:
+                self._progress.update(self._bars[label], completed=fraction, what=what)
+
+    def _clear(self) -> None:
+        with self._lock:
+            for bar in self._bars.values():
+                self._progress.remove_task(bar)
+            self._bars.clear()

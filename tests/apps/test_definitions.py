@@ -1,0 +1,92 @@
+"""What Balsam applications do around their command; tests/ensemble/test_jobs_running.py has them on a real Balsam."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apps.core.stage import STAGES, load_stage
+from apps.definitions import APPLICATIONS, MAX_ATTEMPTS, MAX_LAUNCHERS, StageHooks
+
+
+@dataclass
+class FakeJob:
+    """What the hooks need of a Balsam job."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    state: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    def get_parameters(self) -> dict[str, Any]:
+        return self.parameters
+
+
+@pytest.fixture
+def hooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StageHooks:
+    """Hooks of a job whose work directory is the current one, as in Balsam's agent."""
+    monkeypatch.chdir(tmp_path)
+    made = StageHooks()
+    made.job = FakeJob()
+    return made
+
+
+def test_every_stage_has_an_application_that_runs_it() -> None:
+    assert list(APPLICATIONS) == list(STAGES)
+    for name, application in APPLICATIONS.items():
+        assert f"-m apps.{name} " in application.command_template
+        assert application.__doc__
+        assert load_stage(name).name == name
+
+
+def test_parameters_are_written_and_an_old_failure_is_put_away(hooks: StageHooks) -> None:
+    Path("failure.json").write_text("{}")
+    hooks.job.data = {"parameters": {"seed": 3}}
+    hooks.preprocess()
+    assert json.loads(Path("parameters.json").read_text()) == {"seed": 3}
+    assert not Path("failure.json").exists()
+    assert hooks.job.state == "PREPROCESSED"
+
+
+def test_record_is_set_from_the_result_beside_the_users_parameters(hooks: StageHooks, tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "result.json").write_text('{"result": {"vi": 1.0}}')
+    hooks.job.parameters = {"parameters": str(folder / "mine.json")}
+    hooks.postprocess()
+    assert hooks.job.data["record"] == {"result": {"vi": 1.0}}
+    assert hooks.job.state == "POSTPROCESSED"
+
+
+def test_success_without_a_result_is_a_failure(hooks: StageHooks) -> None:
+    hooks.postprocess()
+    assert hooks.job.state == "FAILED"
+    assert hooks.job.data["failure"]["kind"] == "bug"
+
+
+@pytest.mark.parametrize(
+    ("kind", "state"), [("bad_configuration", "FAILED"), ("diverged", "FAILED"), ("lost_node", "RESTART_READY")]
+)
+def test_named_failures_are_recorded_and_only_transient_ones_run_again(
+    hooks: StageHooks, kind: str, state: str
+) -> None:
+    Path("failure.json").write_text(json.dumps({"kind": kind, "message": "why"}))
+    hooks.handle_error()
+    assert hooks.job.state == state
+    if state == "FAILED":
+        assert hooks.job.data["failure"] == {"kind": kind, "message": "why"}
+
+
+@pytest.mark.parametrize(
+    ("hook", "limit", "kind"), [("handle_error", MAX_ATTEMPTS, "killed"), ("handle_timeout", MAX_LAUNCHERS, "walltime")]
+)
+def test_killed_jobs_run_again_a_bounded_number_of_times(hooks: StageHooks, hook: str, limit: int, kind: str) -> None:
+    for _ in range(limit - 1):
+        getattr(hooks, hook)()
+        assert hooks.job.state == "RESTART_READY"
+    getattr(hooks, hook)()
+    assert hooks.job.state == "FAILED"
+    assert hooks.job.data["failure"]["kind"] == kind
