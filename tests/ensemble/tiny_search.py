@@ -1,0 +1,51 @@
+"""A search of seconds: tiny networks, a handful of steps.  Its models are bad, and their scores real."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deephyper.hpo import HpProblem
+
+from apps.ffn.model import ModelParameters
+from apps.ffn.settings import InferenceSettings
+from apps.training.stage import TrainingParameters
+from apps.trial.stage import TrialParameters
+from ensemble.campaigns import CampaignData
+from ensemble.search import Search
+
+problem = HpProblem()
+problem.add_hyperparameter((1e-3, 1e-2, "log-uniform"), "learning_rate")
+problem.add_hyperparameter(["adam", "momentum"], "optimizer")
+problem.add_hyperparameter((1, 2), "depth")
+problem.add_hyperparameter([4, 6], "features")
+
+
+def parameters(configuration: dict[str, Any], data: CampaignData, output: str, seed: int) -> TrialParameters:
+    """One configuration as parameters of the trial stage."""
+    training = TrainingParameters(
+        image=data.image,
+        labels=data.labels,
+        coordinates=data.coordinates,
+        output=output,
+        model=ModelParameters(
+            depth=configuration["depth"], features=configuration["features"], fov=(13, 13, 13), deltas=(3, 3, 3)
+        ),
+        optimizer=configuration["optimizer"],
+        learning_rate=configuration["learning_rate"],
+        batch_size=4,
+        steps=20,
+        seed=seed,
+        image_mean=data.image_mean,
+        image_std=data.image_std,
+        threads=1,
+    )
+    inference = InferenceSettings(min_size=50)
+    return TrialParameters(training=training, validation_box=data.validation_box, inference=inference)
+
+
+def objective(result: dict[str, Any]) -> float:
+    """Negative variation of information."""
+    return -float(result["scores"]["vi"])
+
+
+search = Search(problem=problem, parameters=parameters, objective=objective, initial_points=2)
