@@ -1,0 +1,177 @@
+"""The whole loop on a real Balsam service: killed in the middle, continued, looked at with the stock command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from apps.core.progress import silent
+from apps.core.volumes import open_volume
+from apps.phantom.stage import PhantomParameters
+from apps.phantom.stage import run as make_phantom
+from ensemble.models import find_model
+from ensemble.search.ledger import Ledger
+
+TRIALS = 4
+SEARCH = Path(__file__).parent / "tiny_search.py"
+ENSEMBLE = [sys.executable, "-m", "ensemble.cli.main"]
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the two runs of the quickstart left behind."""
+
+    home: Path
+    out: Path
+    before: list[dict[str, object]]
+    output: str
+
+    @property
+    def campaign(self) -> str:
+        return str(json.loads((self.out / "campaign.json").read_text())["name"])
+
+
+def ended(journal: Path) -> list[dict[str, object]]:
+    """The `ended` events of a journal."""
+    lines = journal.read_text().splitlines(keepends=True) if journal.is_file() else []
+    events = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [event for event in events if event["event"] == "ended"]
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Processes that run below this home: by their command line or their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and (
+                any(str(home) in part for part in process.cmdline()) or str(home) in str(process.environ().values())
+            ):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("loop")
+    home, out = folder / "home", folder / "out"
+    phantom = make_phantom(PhantomParameters(output=str(folder / "em"), shape=(40, 96, 96), seed=3), silent)
+    command = [*ENSEMBLE, "quickstart", "--home", str(home), "--out", str(out), "--trials", str(TRIALS)]
+    command += ["--data", phantom.image, "--labels", phantom.labels, "--search", str(SEARCH), "--workers", "2"]
+    journal = out / "searches" / SEARCH.stem / "journal.jsonl"
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 240
+    while not ended(journal):
+        assert driver.poll() is None, driver.stdout.read() if driver.stdout else ""
+        assert time.monotonic() < deadline, "no trial ended in time"
+        time.sleep(0.2)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    before = ended(journal)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return Run(home, out, before, finished.stdout + finished.stderr)
+
+
+pytestmark = [pytest.mark.slow, pytest.mark.service]
+
+
+def test_interrupt_leaves_nothing_running_and_the_journal_whole(tmp_path: Path) -> None:
+    home, out = tmp_path / "home", tmp_path / "out"
+    phantom = make_phantom(PhantomParameters(output=str(tmp_path / "em"), shape=(24, 60, 48), seed=3), silent)
+    command = [*ENSEMBLE, "quickstart", "--home", str(home), "--out", str(out), "--search", str(SEARCH)]
+    command += ["--data", phantom.image, "--labels", phantom.labels]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    journal = out / "searches" / SEARCH.stem / "journal.jsonl"
+    deadline = time.monotonic() + 120
+    while not (journal.is_file() and "submitted" in journal.read_text()):
+        assert driver.poll() is None, driver.stdout.read() if driver.stdout else ""
+        assert time.monotonic() < deadline, "no trial was submitted in time"
+        time.sleep(0.2)
+    driver.send_signal(signal.SIGINT)
+    output, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert "run the same command again to continue" in output
+    assert processes_of(home) == []
+    assert Ledger(journal).open_trials() != []
+
+
+def test_finished_trials_were_not_run_again(run: Run) -> None:
+    after = ended(run.out / "searches" / SEARCH.stem / "journal.jsonl")
+    assert len(run.before) < TRIALS
+    assert after[: len(run.before)] == run.before
+    assert sorted(int(str(event["trial"])) for event in after) == list(range(TRIALS))
+    assert len({event["job_id"] for event in after}) == TRIALS
+
+
+def test_table_holds_every_trial_with_scores_and_cost(run: Run) -> None:
+    table = pd.read_parquet(run.out / "results.parquet")
+    assert list(table["trial"]) == list(range(TRIALS))
+    assert set(table["job_status"]) == {"DONE"}
+    columns = ["m:vi", "m:vi_split", "m:vi_merge", "m:adapted_rand_error", "m:f1", "m:node_hours_per_gigavoxel"]
+    assert table[columns].notna().all().all()
+    assert (table["objective"] == -table["m:vi"]).all()
+    assert (table["m:timestamp_end"] > table["m:timestamp_start"]).all()
+
+
+def test_selected_model_is_registered_and_deployed(run: Run) -> None:
+    model = find_model(run.home, f"{run.campaign}@champion")
+    table = pd.read_parquet(run.out / "results.parquet")
+    assert model.row["m:vi"] == pytest.approx(float(table.loc[table["trial"] == model.row["trial"], "m:vi"].iloc[0]))
+    (segmentation,) = (run.out / "deployed").glob("*[0-9].zarr")
+    data = json.loads((run.out / "data.json").read_text())
+    assert open_volume(str(segmentation)).shape == tuple(data["test_box"]["shape"])
+    assert "one object" in run.output
+
+
+def test_report_has_the_deployments_score_and_pictures(run: Run) -> None:
+    (report,) = run.out.glob("*.html")
+    text = report.read_text()
+    assert "data:image/png;base64," in text
+    records = list((run.home / "sites").glob("*/data/*/deploy/*/evaluation/result.json"))
+    scores = json.loads(records[0].read_text())["result"]["scores"]
+    assert f"{scores['vi']:.2f}" in text
+
+
+def test_nothing_is_left_running(run: Run) -> None:
+    assert processes_of(run.home) == []
+
+
+def test_stock_balsam_commands_show_the_campaign(run: Run) -> None:
+    subprocess.run([*ENSEMBLE, "service", "start", "--home", str(run.home)], check=True, capture_output=True)
+    try:
+        exports = subprocess.run(
+            [*ENSEMBLE, "service", "env", "--home", str(run.home)], check=True, capture_output=True, text=True
+        ).stdout
+
+        def balsam(arguments: str) -> str:
+            script = f"{exports}\nbalsam {arguments}"
+            done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout
+
+        jobs = balsam(f"job ls --tag campaign={run.campaign}")
+        assert jobs.count("JOB_FINISHED") >= TRIALS + 5
+        trials = balsam(f"job ls --tag campaign={run.campaign} --tag stage=trial")
+        assert trials.count("JOB_FINISHED") == TRIALS
+        assert "quickstart" in balsam("site ls")
+        assert "Trial" in balsam("app ls")
+    finally:
+        subprocess.run([*ENSEMBLE, "service", "stop", "--home", str(run.home)], check=True, capture_output=True)
+    assert processes_of(run.home) == []
+
+
+def test_journal_is_readable_by_the_library(run: Run) -> None:
+    assert len(Ledger(run.out / "searches" / SEARCH.stem / "journal.jsonl").final_trials()) == TRIALS
