@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
-from apps.core.errors import DataError
+from apps.core.errors import DataError, StateError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -36,6 +38,28 @@ def write_atomically(path: str | Path, data: bytes, mode: int = 0o644) -> None:
             raise
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror or error}); give a writable place") from error
+
+
+@contextlib.contextmanager
+def file_in_the_making(path: str | Path) -> Iterator[Path]:
+    """Yield a name beside `path` to write to; on success what is there is flushed to disk and renamed to `path`.
+
+    The name is fixed, so that what a killed run left behind is written over.  Raises DataError where the place is not
+    writable or full; `path` is then as before.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.partial")
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"{target}: cannot be written ({error.strerror or error}); give a writable place") from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager
@@ -64,6 +88,17 @@ def folder_in_the_making(path: str | Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise DataError(f"{target}: cannot be written ({error.strerror}); give a place with more room") from error
         raise
+
+
+def lock(stream: IO[Any], path: Path) -> None:
+    """Hold the open file `path` for this process until it is closed.
+
+    Raises StateError where another process holds it: two would write the same output.
+    """
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StateError(f"{path}: another process works on this output; wait for it, or end it first") from error
 
 
 def replace_folder(new: Path, target: Path) -> None:

@@ -67,7 +67,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             if isinstance(data, dict):
                 return msgspec.convert(data, cls, strict=True)
             return msgspec.json.decode(data, type=cls, strict=True)
-        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
             known = ", ".join(cls.__struct_fields__)
             raise ParameterError(f"{where}: {error}; {cls.__name__} has the fields {known}") from None
 

@@ -2,6 +2,10 @@
 
 A stage is a function of one `Parameters` object that returns one `Result`.  Its main writes `result.json` beside the
 parameters, atomically and last: exit code 0 means that it is there.  A failure writes `failure.json` (kind, message).
+
+A stage may be started as several ranks (`mpiexec -n 4 python -m apps.training parameters.json`), where it says that it
+can work as such: then rank 0 alone reports progress and writes `result.json`, and a rank that fails writes
+`failure.json`, where no other has done so before, and ends all.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import contextlib
 import importlib
 import json
 import logging
+import os
 import platform
 import resource
 import sys
@@ -21,9 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from apps.core.errors import EXIT_CODE_OF_INTERRUPT, DataError, EnsembleError, FailureKind
+from apps.core.errors import EXIT_CODE_OF_INTERRUPT, DataError, EnsembleError, FailureKind, ParameterError
 from apps.core.parameters import Parameters, Result, write_json
-from apps.core.progress import Reporter, stage_reporter
+from apps.core.progress import Reporter, silent, stage_reporter
+from apps.core.ranks import ONE_RANK, Launch, end_all_ranks, read_launch
 
 P = TypeVar("P", bound=Parameters)
 R = TypeVar("R", bound=Result)
@@ -42,6 +48,7 @@ STAGES: dict[str, str] = {
     "trial": "apps.trial.stage",
     "reconciliation": "apps.reconciliation.stage",
     "evaluation": "apps.evaluation.stage",
+    "interchange": "apps.interchange.stage",
 }
 
 
@@ -55,6 +62,8 @@ class Stage(Generic[P, R]):
         parameters, result: its types.
         run: does the work; raises UserError, DivergedError or lets bugs pass.
         example: parameters shown in `--help` (must be valid; tested).
+        several_ranks: whether it shares its work between the ranks of one launch; another stage is refused there, as
+            every rank would do the whole of it in the same place.
     """
 
     name: str
@@ -63,6 +72,7 @@ class Stage(Generic[P, R]):
     result: type[R]
     run: Callable[[P, Reporter], R]
     example: dict[str, Any]
+    several_ranks: bool = False
 
 
 class Cost(Result, frozen=True, kw_only=True):
@@ -112,37 +122,73 @@ def measure_cost() -> Cost:
     )
 
 
-def run_file(stage: Stage[P, R], parameters_file: Path) -> R:
-    """Run `stage` on a parameters file and write `result.json` beside it (or `failure.json`, and raise)."""
+def run_file(stage: Stage[P, R], parameters_file: Path, launch: Launch = ONE_RANK) -> R:
+    """Run `stage` on a parameters file and write `result.json` beside it (or `failure.json`, and raise).
+
+    Of several ranks each returns its result, or raises, and rank 0 writes the file.
+    """
     folder = parameters_file.parent
-    failure = folder / FAILURE_FILE
     try:
         parameters = stage.parameters.load(parameters_file)
-        failure.unlink(missing_ok=True)
-        (folder / RESULT_FILE).unlink(missing_ok=True)
-        with stage_reporter(folder, stage.name) as report:
+        if launch.size > 1 and not stage.several_ranks:
+            raise ParameterError(
+                f"{stage.name}: {launch.launcher} started {launch.size} ranks, and this stage is the work of one; "
+                "start one"
+            )
+        if launch.rank == 0:
+            _remove_failure(folder, launch)
+            (folder / RESULT_FILE).unlink(missing_ok=True)
+        with _reporter(folder, stage.name, launch) as report:
             result = stage.run(parameters, report)
     except Exception as error:
-        kind = error.kind if isinstance(error, EnsembleError) else FailureKind.BUG
         # Where not even this can be written, the error itself matters more.
-        with contextlib.suppress(DataError):
-            write_json(failure, {"kind": kind.value, "message": f"{error}" or type(error).__name__})
+        with contextlib.suppress(DataError, OSError):
+            _write_failure(folder, launch, error)
         raise
-    write_json(
-        folder / RESULT_FILE,
-        {
-            "stage": stage.name,
-            "result": result.to_dict(),
-            "cost": measure_cost().to_dict(),
-            "code_version": code_version(),
-            "configuration_hash": parameters.hash(),
-        },
-    )
+    if launch.rank == 0:
+        write_json(
+            folder / RESULT_FILE,
+            {
+                "stage": stage.name,
+                "result": result.to_dict(),
+                "cost": measure_cost().to_dict(),
+                "ranks": launch.size,
+                "code_version": code_version(),
+                "configuration_hash": parameters.hash(),
+            },
+        )
     return result
 
 
+def _reporter(folder: Path, title: str, launch: Launch) -> contextlib.AbstractContextManager[Reporter]:
+    return stage_reporter(folder, title) if launch.rank == 0 else contextlib.nullcontext(silent)
+
+
+def _remove_failure(folder: Path, launch: Launch) -> None:
+    """Remove what an earlier run left; of several ranks, another of this run may have failed before we came here."""
+    failure = folder / FAILURE_FILE
+    with contextlib.suppress(FileNotFoundError):
+        if launch.size == 1 or failure.stat().st_mtime < measure_cost().start:
+            failure.unlink()
+
+
+def _write_failure(folder: Path, launch: Launch, error: Exception) -> None:
+    """Write `failure.json`; of several ranks the first that fails, the others often fail because of it."""
+    kind = error.kind if isinstance(error, EnsembleError) else FailureKind.BUG
+    failure, content = folder / FAILURE_FILE, {"kind": kind.value, "message": f"{error}" or type(error).__name__}
+    if launch.size == 1:
+        write_json(failure, content)
+        return
+    _remove_failure(folder, launch)
+    own = folder / f".{FAILURE_FILE}.{launch.rank}"
+    write_json(own, content)
+    with contextlib.suppress(FileExistsError):
+        os.link(own, failure)  # all at once, and refused where the file is there
+    own.unlink()
+
+
 def stage_main(stage: Stage[Any, Any], arguments: Sequence[str] | None = None) -> int:
-    """Command line of one stage; returns the exit code."""
+    """Command line of one stage; returns the exit code.  Of several ranks, one that fails ends the process, and all."""
     parser = argparse.ArgumentParser(
         prog=f"python -m apps.{stage.name}",
         description=stage.summary,
@@ -159,17 +205,29 @@ def stage_main(stage: Stage[Any, Any], arguments: Sequence[str] | None = None) -
     if options.parameters is None:
         parser.error("parameters.json is missing; --help shows an example of one")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    launch = ONE_RANK
     try:
-        result = run_file(stage, options.parameters)
-    except KeyboardInterrupt:
-        return EXIT_CODE_OF_INTERRUPT
-    except Exception as error:
-        if options.debug or not isinstance(error, EnsembleError):
-            traceback.print_exc()
-        print(f"{stage.name}: {error}", file=sys.stderr)
-        return error.exit_code if isinstance(error, EnsembleError) else 1
-    print(json.dumps(result.to_dict(), indent=2))
+        launch = read_launch()
+        result = run_file(stage, options.parameters, launch)
+    except (KeyboardInterrupt, Exception) as error:
+        code = _explain(stage.name, error, launch, options.debug)
+        if launch.size > 1:
+            end_all_ranks(code)
+        return code
+    if launch.rank == 0:
+        print(json.dumps(result.to_dict(), indent=2))
     return 0
+
+
+def _explain(name: str, error: BaseException, launch: Launch, debug: bool) -> int:
+    """Say on standard error what went wrong; returns the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_CODE_OF_INTERRUPT
+    if debug or not isinstance(error, EnsembleError):
+        traceback.print_exception(error)
+    where = f" (rank {launch.rank} of {launch.size})" if launch.size > 1 else ""
+    print(f"{name}{where}: {error}", file=sys.stderr)
+    return error.exit_code if isinstance(error, EnsembleError) else 1
 
 
 def _epilog(stage: Stage[Any, Any]) -> str:

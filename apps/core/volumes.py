@@ -61,7 +61,10 @@ class Volume:
         box = box or self.box
         if not self.box.contains(box):
             raise DataError(f"{self.name}: box {box} leaves the volume, which is {self.box}")
-        data = np.asarray(self.array[box.slices()])
+        try:
+            data = np.asarray(self.array[box.slices()])
+        except (OSError, RuntimeError, ValueError) as error:  # of h5py and of Zarr's codecs, where a chunk is damaged
+            raise DataError(f"{self.name}: {box} cannot be read ({error}); the file is damaged or gone") from error
         if data.dtype.kind == "f" and not np.isfinite(data).all():
             raise DataError(f"{self.name}: holds NaN or infinite voxels in {box}; expected finite values")
         return data

@@ -13,7 +13,7 @@ import pytest
 
 from apps.core import files
 from apps.core.errors import DataError
-from apps.core.files import folder_in_the_making, replace_folder, write_atomically
+from apps.core.files import file_in_the_making, folder_in_the_making, replace_folder, write_atomically
 
 
 def run_python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -206,3 +206,19 @@ with files.folder_in_the_making("checkpoint") as folder:
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
         seen.append((target / "step").read_text())
     assert seen == ["1", "2", "2", "2"]
+
+
+def test_a_file_in_the_making_replaces_nothing_until_it_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "c.npz"
+    target.write_text("old")
+    (tmp_path / ".c.npz.partial").write_text("left over from a kill")
+    with pytest.raises(RuntimeError), file_in_the_making(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old" and not list(tmp_path.glob(".*"))
+    with file_in_the_making(target) as temporary:
+        temporary.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new" and not list(tmp_path.glob(".*"))
+    with pytest.raises(DataError, match="cannot be written"), file_in_the_making(tmp_path / "no" / "c") as temporary:
+        temporary.write_text("x")

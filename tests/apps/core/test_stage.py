@@ -13,9 +13,10 @@ import pytest
 from msgspec import Meta
 
 from apps.core import stage as stage_module
-from apps.core.errors import DataError, DivergedError, FailureKind, TransientError
+from apps.core.errors import DataError, DivergedError, FailureKind, ParameterError, TransientError
 from apps.core.parameters import Parameters, Result
 from apps.core.progress import Reporter, read_progress
+from apps.core.ranks import Launch
 from apps.core.stage import Stage, load_stage, run_file, stage_main
 
 
@@ -43,8 +44,9 @@ def failing(error: BaseException) -> Run:
     return run
 
 
-def make_stage(run: Run = count) -> Stage[CountParameters, CountResult]:
-    return Stage("count", "Count to a limit.", CountParameters, CountResult, run, example={"limit": 3})
+def make_stage(run: Run = count, several_ranks: bool = True) -> Stage[CountParameters, CountResult]:
+    example = {"limit": 3}
+    return Stage("count", "Count to a limit.", CountParameters, CountResult, run, example, several_ranks)
 
 
 @pytest.fixture
@@ -68,7 +70,8 @@ def test_success_writes_the_envelope(parameters: Path, tmp_path: Path, capsys: p
     assert envelope["stage"] == "count"
     assert envelope["result"] == {"total": 6}
     assert envelope["configuration_hash"] == CountParameters(limit=3).hash()
-    assert set(envelope) == {"stage", "result", "cost", "code_version", "configuration_hash"}
+    assert envelope["ranks"] == 1
+    assert set(envelope) == {"stage", "result", "cost", "ranks", "code_version", "configuration_hash"}
     cost = envelope["cost"]
     assert cost["start"] < cost["end"] <= time.time()
     assert cost["cpu_seconds"] > 0
@@ -174,6 +177,51 @@ def test_help_shows_fields_example_and_exit_codes(capsys: pytest.CaptureFixture[
     text = capsys.readouterr().out
     for part in ("Count to a limit.", "how far to count, 100 % at most", '"limit": 3', "result.json is written"):
         assert part in text
+
+
+def test_of_several_ranks_only_rank_0_writes(parameters: Path, tmp_path: Path) -> None:
+    result = run_file(make_stage(), parameters, Launch(1, 2, "mpiexec"))
+    assert result.total == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["parameters.json"]
+    run_file(make_stage(), parameters, Launch(0, 2, "mpiexec"))
+    assert read(tmp_path, "result.json")["ranks"] == 2
+    assert read_progress(tmp_path) == (1.0, "counting")
+
+
+def test_another_rank_leaves_the_result_alone(parameters: Path, tmp_path: Path) -> None:
+    """Rank 0 may have written it already where another rank is late."""
+    run_file(make_stage(), parameters, Launch(0, 2, "mpiexec"))
+    run_file(make_stage(), parameters, Launch(1, 2, "mpiexec"))
+    assert (tmp_path / "result.json").is_file()
+
+
+def test_the_first_rank_that_fails_is_the_one_recorded(parameters: Path, tmp_path: Path) -> None:
+    failures = [(1, DivergedError("the loss is NaN")), (0, TransientError("another rank has ended"))]
+    for rank, error in failures:
+        with pytest.raises(type(error)):
+            run_file(make_stage(failing(error)), parameters, Launch(rank, 2, "mpiexec"))
+    assert read(tmp_path, "failure.json") == {"kind": "diverged", "message": "the loss is NaN"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["failure.json", "parameters.json"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_failure_of_an_earlier_run_is_not_the_first(parameters: Path, tmp_path: Path, rank: int) -> None:
+    (tmp_path / "failure.json").write_text("old")
+    os.utime(tmp_path / "failure.json", (1e9, 1e9))
+    with pytest.raises(DataError):
+        run_file(make_stage(failing(DataError("bad"))), parameters, Launch(rank, 2, "mpiexec"))
+    assert read(tmp_path, "failure.json")["message"] == "bad"
+
+
+def test_rank_0_does_not_remove_what_a_faster_rank_has_failed_with(parameters: Path, tmp_path: Path) -> None:
+    (tmp_path / "failure.json").write_text("of rank 1, just now")
+    run_file(make_stage(), parameters, Launch(0, 2, "mpiexec"))
+    assert (tmp_path / "failure.json").read_text() == "of rank 1, just now"
+
+
+def test_a_stage_of_one_rank_is_not_started_as_several(parameters: Path) -> None:
+    with pytest.raises(ParameterError, match="mpiexec started 2 ranks, and this stage is the work of one"):
+        run_file(make_stage(several_ranks=False), parameters, Launch(0, 2, "mpiexec"))
 
 
 def test_result_is_the_last_thing_written(parameters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

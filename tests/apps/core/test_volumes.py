@@ -244,6 +244,19 @@ def test_nan_is_found_where_it_is_read(hdf5: Path) -> None:
         volume.read()
 
 
+def test_a_damaged_hdf5_chunk_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "damaged.h5"
+    voxels = np.random.default_rng(0).integers(0, 255, (16, 64, 64), dtype=np.uint8)
+    with h5py.File(file, "w") as target:
+        target.create_dataset("raw", data=voxels, chunks=(16, 64, 64), compression="gzip")
+    data = bytearray(file.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 200] = bytes(200)
+    file.write_bytes(data)
+    with pytest.raises(DataError, match=r"damaged\.h5:raw: .* cannot be read"):
+        open_volume(f"{file}:raw").read()
+
+
 def test_files_that_are_not_hdf5(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.h5: no such file"):
         open_volume(str(tmp_path / "absent.h5:raw"))
@@ -326,3 +339,11 @@ def test_content_hash(tmp_path: Path, hdf5: Path) -> None:
     assert content_hash(open_volume(str(tmp_path / "c.zarr"))) != content_hash(first)
     write_volume(tmp_path / "d.zarr", numbers((6, 7, 8)), VOXELS_NM)
     assert content_hash(open_volume(str(tmp_path / "d.zarr"))) == content_hash(open_volume(f"{hdf5}:raw"))
+
+
+def test_a_damaged_zarr_chunk_is_named(tmp_path: Path) -> None:
+    write_volume(tmp_path / "em.zarr", np.random.default_rng(0).integers(0, 255, (8, 8, 8), dtype=np.uint8), (8, 8, 8))
+    (chunk,) = (path for path in (tmp_path / "em.zarr").rglob("*") if path.is_file() and path.suffix != ".json")
+    chunk.write_bytes(chunk.read_bytes()[:20])
+    with pytest.raises(DataError, match=r"em\.zarr: .* cannot be read"):
+        open_volume(str(tmp_path / "em.zarr")).read()
