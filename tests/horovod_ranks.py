@@ -1,9 +1,11 @@
-"""What each rank of tests/test_horovod.py runs; prints one line of JSON a rank."""
+"""What each rank of tests/test_horovod.py runs: `horovod_ranks.py FOLDER` writes FOLDER/RANK.json."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
+from pathlib import Path
 
 import horovod.tensorflow as hvd
 import keras
@@ -41,20 +43,17 @@ def main() -> None:
     total = hvd.allreduce(tf.constant([1.0 + rank, 10.0 * (1 + rank)]), op=hvd.Sum, name="total")
     mean = hvd.allreduce(tf.constant([float(rank)]), op=hvd.Average, name="mean")
     weights, losses = train(rank, steps=20)
-    print(
-        json.dumps(
-            {
-                "rank": rank,
-                "size": hvd.size(),
-                "mpi": bool(hvd.mpi_enabled()),
-                "total": total.numpy().tolist(),
-                "mean": mean.numpy().tolist(),
-                "weights": weights,
-                "losses": losses,
-            }
-        ),
-        flush=True,
-    )
+    report = {
+        "rank": rank,
+        "size": hvd.size(),
+        "mpi": bool(hvd.mpi_enabled()),
+        "total": total.numpy().tolist(),
+        "mean": mean.numpy().tolist(),
+        "weights": weights,
+        "losses": losses,
+    }
+    # Not to standard output: lines of several ranks get mixed there.
+    Path(sys.argv[1], f"{rank}.json").write_text(json.dumps(report))
     hvd.shutdown()
 
 

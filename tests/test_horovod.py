@@ -4,37 +4,33 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.rank_runs import needs_horovod, run
+
 RANKS = 2
 
-pytestmark = [
-    pytest.mark.horovod,
-    pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="Horovod is not installed: make horovod"),
-]
+pytestmark = needs_horovod
 
 
 @pytest.fixture(scope="module")
-def reports() -> list[dict[str, Any]]:
+def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each rank reported, by rank."""
-    mpiexec = Path(sys.executable).parent / "mpiexec"  # of the mpich package that Horovod was built against
-    done = subprocess.run(
-        [mpiexec, "-n", str(RANKS), sys.executable, Path(__file__).with_name("horovod_ranks.py")],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return sorted(found, key=lambda report: int(report["rank"]))
+    folder = tmp_path_factory.mktemp("reports")
+    ended = run(RANKS, [Path(__file__).with_name("horovod_ranks.py"), folder])
+    assert ended.code == 0, ended.out + ended.error
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(RANKS)]
+
+
+def test_the_library_finds_mpi_from_where_it_lies() -> None:
+    """A cached wheel is installed into environments in other places than that which it was built in."""
+    spec = importlib.util.find_spec("horovod")
+    assert spec is not None and spec.origin is not None
+    library = next((Path(spec.origin).parent / "tensorflow").glob("mpi_lib*.so"))
+    assert b"$ORIGIN/../../../.." in library.read_bytes()
 
 
 def test_ranks_find_each_other_over_mpi(reports: list[dict[str, Any]]) -> None:

@@ -38,6 +38,9 @@ BUILD_SETTINGS = {
     "HOROVOD_WITH_MPI": "1",
     "HOROVOD_WITH_GLOO": "1",
     "CMAKE_POLICY_VERSION_MINIMUM": "3.5",
+    # A cached wheel serves every environment, so it looks for the mpich package's libmpi from where it lies itself
+    # (lib/python3.11/site-packages/horovod/tensorflow); mpicc would only name the environment it was built in.
+    "LDFLAGS": "-Wl,-rpath,$ORIGIN/../../../..",
 }
 
 
