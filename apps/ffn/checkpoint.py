@@ -5,8 +5,10 @@ The folder is swapped in whole.  `load_checkpoint` also takes the prefix of a go
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +71,8 @@ def save_checkpoint(folder: Path, info: CheckpointInfo, weights: Weights, state:
     with folder_in_the_making(folder) as temporary:
         try:
             info.save(temporary / MODEL_FILE)
-            _save_arrays(temporary / WEIGHTS_FILE, weights)
-            _save_arrays(temporary / STATE_FILE, state)
+            save_arrays(temporary / WEIGHTS_FILE, weights)
+            save_arrays(temporary / STATE_FILE, state)
         except OSError as error:
             raise DataError(f"{folder}: cannot be written ({error.strerror or error}); free some space") from error
 
@@ -98,12 +100,12 @@ def read_info(folder: Path) -> CheckpointInfo:
 
 def read_weights(folder: Path, model: ModelParameters) -> Weights:
     """The weights of an own checkpoint.  Raises DataError where they are damaged or do not fit `model`."""
-    return check_weights(model, _load_arrays(folder / WEIGHTS_FILE), str(folder))
+    return check_weights(model, load_arrays(folder / WEIGHTS_FILE), str(folder))
 
 
 def read_state(folder: Path) -> State:
     """What training needs to go on from an own checkpoint."""
-    return _load_arrays(folder / STATE_FILE)
+    return load_arrays(folder / STATE_FILE)
 
 
 def load_checkpoint(path: str, fov: Triple | None = None, deltas: Triple | None = None) -> Checkpoint:
@@ -154,20 +156,31 @@ def _with_geometry(model: ModelParameters, fov: Triple | None, deltas: Triple | 
     return ModelParameters.from_json(values, where="model")
 
 
-def _save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+def weights_digest(weights: Weights) -> str:
+    """SHA-256 over the weights by name: equal weights, equal digest."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode() + np.ascontiguousarray(weights[name]).tobytes())
+    return digest.hexdigest()
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write an npz and flush it to disk; for files of a folder that is renamed when it is whole."""
     with path.open("wb") as stream:
         np.savez(stream, **dict(arrays))  # type: ignore[arg-type]
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def _load_arrays(path: Path) -> State:
+def load_arrays(path: Path) -> State:
+    """The arrays of one file of a checkpoint.  Raises DataError that names both where it is missing or damaged."""
     if not path.is_file():
         raise DataError(f"{path.parent}: is a damaged checkpoint, it has no {path.name}; take an earlier one")
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        # RuntimeError is of damaged flags: a compression that nobody knows, encryption.
         raise DataError(
             f"{path.parent}: is a damaged checkpoint ({path.name}: {error}); take an earlier one"
         ) from error

@@ -1,10 +1,12 @@
-"""What a variant costs: parameters and floating-point operations, from its shapes alone."""
+"""What a variant costs and sees, from its description alone."""
 
 from __future__ import annotations
 
 import math
 
+from apps.core.boxes import Triple
 from apps.ffn.model import ModelParameters, weight_shapes
+from apps.ffn.variants.trace import trace
 
 
 def parameter_count(model: ModelParameters) -> int:
@@ -13,11 +15,21 @@ def parameter_count(model: ModelParameters) -> int:
 
 
 def flop_per_fov(model: ModelParameters) -> float:
-    """Floating-point operations of one forward pass over one field of view, a multiply-add counted as two."""
-    kernels = sum(math.prod(shape) for shape in weight_shapes(model).values() if len(shape) > 1)
-    return 2.0 * math.prod(model.fov) * kernels
+    """Floating-point operations of one forward pass over one field of view: those of the kernels, a multiply-add
+    counted as two."""
+    return 2.0 * sum(layer.multiply_adds() for layer in trace(model).layers)
 
 
-def training_flop(model: ModelParameters, fovs: int) -> float:
-    """Operations of `fovs` training steps of one field of view: backward costs twice the forward pass."""
-    return 3.0 * flop_per_fov(model) * fovs
+def flop_per_voxel_gained(model: ModelParameters) -> float:
+    """Operations per voxel that a step gains at most: one step of the field of view to each axis' next place."""
+    return flop_per_fov(model) / math.prod(max(step, 1) for step in model.deltas)
+
+
+def receptive_field(model: ModelParameters) -> Triple:
+    """Extent zyx in voxels of the input that the centre of the output depends on, as if there were more than the field
+    of view of it.  Group normalisation takes its statistics over all of the field of view, so that is the least then.
+    """
+    spans = [high - low + 1 for low, high in trace(model).needed(model.margin)]
+    if model.normalisation == "group":
+        spans = [max(span, extent) for span, extent in zip(spans, model.fov, strict=True)]
+    return spans[0], spans[1], spans[2]

@@ -7,8 +7,8 @@ import re
 import numpy as np
 
 from apps.core.errors import DataError
+from apps.ffn.backend import import_tensorflow
 from apps.ffn.model import ModelParameters, Weights, check_weights, weight_shapes
-from apps.ffn.runtime import import_tensorflow
 
 SCOPE = "seed_update/"
 

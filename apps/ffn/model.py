@@ -6,7 +6,8 @@ Architecture and names: Januszewski et al., arXiv 1611.00421 and google/ffn (`co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
@@ -16,31 +17,71 @@ from numpy.typing import NDArray
 from apps.core.boxes import Triple
 from apps.core.errors import DataError, ParameterError
 from apps.core.parameters import Parameters
+from apps.ffn.variants import VARIANTS
+from apps.ffn.variants.trace import Shape, trace
 
 Weights = dict[str, NDArray[np.float32]]
-Shape = tuple[int, ...]
 
-KERNEL: Triple = (3, 3, 3)
+# Of the computation; weights, statistics and the logits stay float32.
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class ModelParameters(Parameters, frozen=True, kw_only=True):
     """One FFN variant.  All triples are zyx, in voxels."""
 
-    variant: Annotated[Literal["convstack"], Meta(description="architecture, one of apps.ffn.model.VARIANTS")] = (
-        "convstack"
-    )
+    variant: Annotated[
+        str,
+        Meta(
+            description="architecture, one of apps.ffn.variants.VARIANTS",
+            extra_json_schema={"enum": list(VARIANTS)},
+        ),
+    ] = "convstack"
     depth: Annotated[int, Meta(ge=1, le=64, description="convolution modules; google/ffn published 12")] = 4
-    features: Annotated[int, Meta(ge=1, le=1024, description="channels of every convolution; published: 32")] = 16
+    features: Annotated[int, Meta(ge=1, le=1024, description="channels of the first module; published: 32")] = 16
+    taper: Annotated[
+        float,
+        Meta(ge=0.01, le=100, description="channels of the last module over the first, geometric in between; 1: equal"),
+    ] = 1.0
+    kernel: Annotated[Triple, Meta(description="extent of the convolutions zyx, odd; published: 3, 3, 3")] = (3, 3, 3)
+    bottleneck: Annotated[
+        int, Meta(ge=1, le=64, description="variant bottleneck: channels outside over channels of the kernel")
+    ] = 4
+    coarse: Annotated[
+        Triple, Meta(description="variant twoscale: its coarse branch's step zyx, each 1 or 2; 1, 2, 2 is in plane")
+    ] = (2, 2, 2)
+    normalisation: Annotated[
+        Literal["none", "group"], Meta(description="of features, before they are rectified; published: none")
+    ] = "none"
+    groups: Annotated[int, Meta(ge=1, le=1024, description="of channels, where normalisation is group")] = 4
     fov: Annotated[Triple, Meta(description="field of view zyx, odd; published: 33, 33, 33")] = (17, 17, 17)
     deltas: Annotated[Triple, Meta(description="step of the field of view zyx; published: 8, 8, 8")] = (4, 4, 4)
 
     def check(self) -> None:
+        if self.variant not in VARIANTS:
+            raise ParameterError(f"variant {self.variant!r}: is not known; expected one of {', '.join(VARIANTS)}")
         if any(extent < 3 or extent % 2 == 0 for extent in self.fov):
             raise ParameterError(f"fov {self.fov}: expected odd extents of at least 3, so that it has a centre voxel")
         if any(not 0 <= step <= extent // 2 for step, extent in zip(self.deltas, self.fov, strict=True)):
             raise ParameterError(f"deltas {self.deltas}: expected 0 to half the field of view {self.fov} on each axis")
         if max(self.deltas) == 0:
             raise ParameterError("deltas 0, 0, 0: the field of view could never move; expected one positive step")
+        if any(extent < 1 or extent % 2 == 0 for extent in self.kernel) or max(self.kernel) == 1:
+            raise ParameterError(f"kernel {self.kernel}: expected odd extents, one of them at least 3")
+        if any(extent > seen for extent, seen in zip(self.kernel, self.fov, strict=True)):
+            raise ParameterError(f"kernel {self.kernel}: is larger than the field of view {self.fov}")
+        if not set(self.coarse) <= {1, 2} or max(self.coarse) == 1:
+            raise ParameterError(f"coarse {self.coarse}: expected 1 or 2 on each axis, 2 on one of them at least")
+        if self.normalisation == "group" and self.features % self.groups:
+            raise ParameterError(f"groups {self.groups}: do not divide the {self.features} features")
+
+    def width(self, module: int) -> int:
+        """Channels of a module, 0 to depth - 1."""
+        return self.whole_groups(self.features * self.taper ** (module / max(self.depth - 1, 1)))
+
+    def whole_groups(self, channels: float) -> int:
+        """The nearest number of channels that the network can have: at least 1, and whole groups where it has some."""
+        size = self.groups if self.normalisation == "group" else 1
+        return max(round(channels / size), 1) * size
 
     @property
     def canvas(self) -> Triple:
@@ -53,41 +94,28 @@ class ModelParameters(Parameters, frozen=True, kw_only=True):
         return cast(Triple, tuple(f // 2 for f in self.fov))
 
 
-def _convstack_shapes(model: ModelParameters) -> dict[str, Shape]:
-    shapes: dict[str, Shape] = {}
-
-    def convolution(name: str, kernel: Triple, inputs: int, outputs: int) -> None:
-        shapes[f"{name}/weights"] = (*kernel, inputs, outputs)
-        shapes[f"{name}/biases"] = (outputs,)
-
-    for module in range(model.depth):
-        convolution(f"conv{module}_a", KERNEL, model.features if module else 2, model.features)
-        convolution(f"conv{module}_b", KERNEL, model.features, model.features)
-    convolution("conv_lom", (1, 1, 1), model.features, 1)
-    return shapes
-
-
-# Variant -> names and shapes of its weights, in the order of computation.  To add a variant: its shapes here, its
-# computation in apps.ffn.network.VARIANTS, its name in `ModelParameters.variant`; the tests run over all of them.
-VARIANTS: dict[str, Callable[[ModelParameters], dict[str, Shape]]] = {"convstack": _convstack_shapes}
-
-
 def weight_shapes(model: ModelParameters) -> dict[str, Shape]:
-    """Names (google/ffn's, without `seed_update/`) and shapes; kernels are (z, y, x, inputs, outputs)."""
-    return VARIANTS[model.variant](model)
+    """Names (convstack's are google/ffn's, without `seed_update/`) and shapes, in the order of computation.
+
+    Kernels are (z, y, x, inputs, outputs); a depthwise kernel has one output an input.
+    """
+    return {name: shape for layer in trace(model).layers for name, shape in layer.shapes().items()}
 
 
 def initial_weights(model: ModelParameters, seed: int) -> Weights:
-    """Glorot-uniform kernels and zero biases, float32, the same for the same seed on any machine."""
+    """Glorot-uniform kernels, zero biases, normalisations that change no scale; float32, the same for the same seed on
+    any machine."""
     rng = np.random.default_rng([seed, 0])
     weights: Weights = {}
-    for name, shape in weight_shapes(model).items():
-        if len(shape) == 1:
-            weights[name] = np.zeros(shape, np.float32)
-            continue
-        taps = int(np.prod(shape[:3]))
-        limit = np.sqrt(6.0 / (taps * (shape[3] + shape[4])))
-        weights[name] = rng.uniform(-limit, limit, shape).astype(np.float32)
+    for layer in trace(model).layers:
+        for name, shape in layer.shapes().items():
+            if len(shape) == 1:
+                weights[name] = np.full(shape, 1 if name.endswith("/gamma") else 0, np.float32)
+                continue
+            # Numbers that go into one output and come of one input: of depthwise kernels, the window alone.
+            fans = 2 if layer.kind == "depthwise" else layer.inputs + layer.outputs
+            limit = np.sqrt(6.0 / (math.prod(layer.kernel) * fans))
+            weights[name] = rng.uniform(-limit, limit, shape).astype(np.float32)
     return weights
 
 

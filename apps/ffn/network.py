@@ -1,4 +1,4 @@
-"""A flood-filling network that runs: Keras 3 on TensorFlow.
+"""A flood-filling network that runs: Keras 3 on TensorFlow, jax or torch.
 
 The network takes the image and the object map so far (the seed, in logits) over one field of view, and its output is an
 update that is added to the seed (Januszewski et al., arXiv 1611.00421, section 2).
@@ -6,41 +6,16 @@ update that is added to the seed (Januszewski et al., arXiv 1611.00421, section 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from apps.ffn.model import ModelParameters, Weights, weight_shapes
-from apps.ffn.runtime import start_tensorflow
+from apps.ffn.backend import Array, Predict, compile_predictor, start_backend, start_tensorflow
+from apps.ffn.model import ModelParameters, Precision, Weights, weight_shapes
+from apps.ffn.variants import VARIANTS
+from apps.ffn.variants.keras_operations import KerasOperations
 
-Array = NDArray[np.float32]
-Predict = Callable[[Array, Array], Array]
-
-
-def _convstack(model: ModelParameters, image: Any, seed: Any) -> Any:
-    """conv0_a, relu, conv0_b; then residual modules relu, conv_a, relu, conv_b; then relu and a 1x1x1 convolution."""
-    from keras import layers
-
-    def convolution(name: str, net: Any, activation: str | None = None) -> Any:
-        return layers.Conv3D(model.features, 3, padding="same", activation=activation, name=name)(net)
-
-    net = layers.Concatenate(axis=-1)([image, seed])
-    net = convolution("conv0_a", net, "relu")
-    net = convolution("conv0_b", net)
-    for module in range(1, model.depth):
-        before = net
-        net = layers.ReLU()(net)
-        net = convolution(f"conv{module}_a", net, "relu")
-        net = convolution(f"conv{module}_b", net)
-        net = layers.Add()([net, before])
-    net = layers.ReLU()(net)
-    return layers.Conv3D(1, 1, padding="same", name="conv_lom")(net)
-
-
-# Variant -> function of (model, image, seed), both [batch, z, y, x, 1], that gives the update of the seed.
-VARIANTS: dict[str, Callable[[ModelParameters, Any, Any], Any]] = {"convstack": _convstack}
+__all__ = ["Array", "Network", "Predict"]
 
 
 class Network:
@@ -51,48 +26,49 @@ class Network:
         keras_model: takes [image, seed], each [batch, z, y, x, 1] float32, gives the new logits of the same shape.
     """
 
-    def __init__(self, model: ModelParameters, weights: Weights, threads: int) -> None:
-        """`weights` as `check_weights` gives them.  TensorFlow is started with `threads` threads."""
-        self.tf = start_tensorflow(threads)
+    def __init__(
+        self, model: ModelParameters, weights: Weights, threads: int, precision: Precision = "float32"
+    ) -> None:
+        """`weights` as `check_weights` gives them.  The backend is started with `threads` threads."""
+        self.threads = threads
+        start_backend(threads)
         import keras
 
         self.model = model
+        self.precision = precision
+        policy = keras.DTypePolicy("float32" if precision == "float32" else f"mixed_{precision}")
         image, seed = (keras.Input((*model.fov, 1), name=name) for name in ("image", "seed"))
-        logits = keras.layers.Add()([seed, VARIANTS[model.variant](model, image, seed)])
+        operations = KerasOperations(model, policy)
+        update = VARIANTS[model.variant](model, operations, image, seed)
+        # Logits add up over the steps of an object: in float32, whatever the network computes in.
+        logits = keras.layers.Add(dtype="float32")([seed, update])
         self.keras_model = keras.Model([image, seed], logits)
-        for name, variable in self._variables().items():
-            variable.assign(weights[name])
+        self._variables = operations.variables
+        self._predictors: dict[int, Predict] = {}
+        self.assign(weights)
 
-    def _variables(self) -> dict[str, Any]:
-        """Weight name -> Keras variable, in the order of `weight_shapes`."""
-        attribute = {"weights": "kernel", "biases": "bias"}
-        variables = {}
-        for name in weight_shapes(self.model):
-            layer, _, kind = name.partition("/")
-            variables[name] = getattr(self.keras_model.get_layer(layer), attribute[kind])
-        return variables
+    @property
+    def tf(self) -> Any:
+        """The `tensorflow` module, for training.  Raises ParameterError where Keras runs on another backend."""
+        return start_tensorflow(self.threads)
 
     def weights(self) -> Weights:
-        """A copy of the present weights."""
-        return {name: np.array(variable.numpy(), np.float32) for name, variable in self._variables().items()}
+        """A copy of the present weights, float32, in the order of `weight_shapes`."""
+        return {
+            name: np.array(self._variables[name].numpy(), np.float32).reshape(shape)
+            for name, shape in weight_shapes(self.model).items()
+        }
 
-    def predictor(self) -> Predict:
-        """A function of (image, seed), both [z, y, x] float32, that gives the new logits [z, y, x].
+    def assign(self, weights: Weights) -> None:
+        """Replace the weights by others as `check_weights` gives them."""
+        for name, variable in self._variables.items():
+            variable.assign(weights[name].reshape(variable.shape))
 
-        One compiled function of a fixed signature.  (Frozen to constants, its convolutions were a third slower.)
+    def predictor(self, batch: int = 1) -> Predict:
+        """A function of (image, seed), both [batch, z, y, x] float32, that gives the new logits, so too.
+
+        It is compiled once for each batch, and follows the weights.
         """
-        tf = self.tf
-        spec = tf.TensorSpec(self.model.fov, tf.float32)
-
-        @tf.function(input_signature=[spec, spec])
-        def step(image: Any, seed: Any) -> Any:
-            logits = self.keras_model([image[None, ..., None], seed[None, ..., None]], training=False)
-            return logits[0, ..., 0]
-
-        concrete, constant = step.get_concrete_function(), tf.constant
-
-        def predict(image: Array, seed: Array) -> Array:
-            result: Array = concrete(constant(image), constant(seed)).numpy()
-            return result
-
-        return predict
+        if batch not in self._predictors:
+            self._predictors[batch] = compile_predictor(self.keras_model, batch, self.model.fov)
+        return self._predictors[batch]

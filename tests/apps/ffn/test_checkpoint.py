@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from apps.ffn.checkpoint import (
     read_state,
     save_checkpoint,
 )
-from apps.ffn.model import initial_weights
+from apps.ffn.model import ModelParameters, initial_weights
+from apps.ffn.variants import VARIANTS
 from tests.apps.ffn.tiny import GOOGLE_CHECKPOINT, MEAN, STD, TINY, needs_fib25
 
 
@@ -49,6 +51,55 @@ def test_truncated_files_are_named(tmp_path: Path, name: str, keep: float) -> No
     data = file.read_bytes()
     file.write_bytes(data[: int(keep * len(data)) if keep < 1 else int(keep)])
     with pytest.raises(DataError, match=str(tmp_path / "c")):
+        load_checkpoint(str(tmp_path / "c"))
+
+
+@pytest.mark.parametrize("keep", [0, 40, 0.5, 0.99])
+def test_a_truncated_state_is_named(tmp_path: Path, keep: float) -> None:
+    save(tmp_path / "c")
+    file = tmp_path / "c" / "state.npz"
+    data = file.read_bytes()
+    file.write_bytes(data[: int(keep * len(data)) if keep < 1 else int(keep)])
+    with pytest.raises(DataError, match=rf"{tmp_path}/c: is a damaged checkpoint \(state.npz"):
+        read_state(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"\x80\x02garbage\xff", "model.json"),
+        (b"{}", "model"),
+        (b"[1, 2]", "model.json"),
+        (b'{"model": {"variant": "unet"}, "image_mean": 0.0, "image_std": 1.0, "step": 0, "provenance": {}}', "unet"),
+        (
+            b'{"model": {"kernel": [2, 3, 3]}, "image_mean": 0.0, "image_std": 1.0, "step": 0, "provenance": {}}',
+            "kernel",
+        ),
+        (b'{"model": {"wings": 2}, "image_mean": 0.0, "image_std": 1.0, "step": 0, "provenance": {}}', "wings"),
+    ],
+)
+def test_a_description_that_says_nothing_known_is_named(tmp_path: Path, content: bytes, word: str) -> None:
+    save(tmp_path / "c")
+    (tmp_path / "c" / "model.json").write_bytes(content)
+    with pytest.raises(DataError, match=f"{tmp_path}/c: is a damaged checkpoint .*{word}"):
+        load_checkpoint(str(tmp_path / "c"))
+
+
+def test_every_variant_round_trips(tmp_path: Path) -> None:
+    for variant in VARIANTS:
+        model = ModelParameters(variant=variant, normalisation="group", groups=2, taper=2.0, features=4)
+        info = CheckpointInfo(model=model, image_mean=MEAN, image_std=STD, step=1, provenance={})
+        save_checkpoint(tmp_path / variant, info, initial_weights(model, 2), {})
+        loaded = load_checkpoint(str(tmp_path / variant))
+        assert loaded.model == model
+        assert all(np.array_equal(loaded.weights[name], value) for name, value in initial_weights(model, 2).items())
+
+
+def test_weights_of_another_variant_are_refused(tmp_path: Path) -> None:
+    save(tmp_path / "c")
+    text = (tmp_path / "c" / "model.json").read_text()
+    (tmp_path / "c" / "model.json").write_text(text.replace('"convstack"', '"separable"'))
+    with pytest.raises(DataError, match=r"conv0_b/weights.*separable of depth 2"):
         load_checkpoint(str(tmp_path / "c"))
 
 
@@ -104,10 +155,41 @@ def test_google_checkpoint_describes_itself() -> None:
 
 @needs_fib25
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
-def test_a_truncated_google_checkpoint_is_named(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
+def test_a_truncated_google_checkpoint_is_named(tmp_path: Path, suffix: str, keep: float) -> None:
     for part in (".index", ".data-00000-of-00001"):
         shutil.copyfile(GOOGLE_CHECKPOINT + part, tmp_path / f"model{part}")
     damaged = tmp_path / f"model{suffix}"
-    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    damaged.write_bytes(damaged.read_bytes()[: int(keep * damaged.stat().st_size)])
     with pytest.raises(DataError, match=rf"{tmp_path}/model: .*(damaged|truncated)"):
         load_checkpoint(str(tmp_path / "model"))
+
+
+@needs_fib25
+def test_a_google_checkpoint_without_its_data_is_named(tmp_path: Path) -> None:
+    shutil.copyfile(GOOGLE_CHECKPOINT + ".index", tmp_path / "model.index")
+    with pytest.raises(DataError, match=rf"{tmp_path}/model: "):
+        load_checkpoint(str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize("name", ["weights.npz", "model.json"])
+def test_any_damaged_byte_is_an_error_of_the_checkpoint(tmp_path: Path, name: str) -> None:
+    """Or none at all, where it is a byte that says nothing; never another kind of error."""
+    save(tmp_path / "c")
+    file = tmp_path / "c" / name
+    whole, rng = file.read_bytes(), np.random.default_rng(0)
+    # Flags and compression of the first member among them, which zipfile has errors of its own for.
+    places = [*range(4, 12), *rng.integers(len(whole), size=150).tolist()]
+    for place in places:
+        data = bytearray(whole)
+        data[place] = int(rng.integers(128, 256))
+        file.write_bytes(bytes(data))
+        with contextlib.suppress(DataError):
+            load_checkpoint(str(tmp_path / "c"))
+    central = whole.rfind(b"PK\x01\x02")
+    if central >= 0:
+        data = bytearray(whole)
+        data[central + 10] = 77  # a compression that nobody knows
+        file.write_bytes(bytes(data))
+        with pytest.raises(DataError, match="is a damaged checkpoint"):
+            load_checkpoint(str(tmp_path / "c"))

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import correlate
 
-from apps.core.errors import StateError
 from apps.ffn.model import ModelParameters, Weights, initial_weights
 from apps.ffn.network import Network
-from apps.ffn.runtime import start_tensorflow
 from tests.apps.ffn.tiny import TINY
 
 Array = NDArray[np.float32]
@@ -43,7 +40,9 @@ def test_prediction_is_the_papers_network() -> None:
     }
     image, seed = (rng.normal(0, 1, model.fov).astype(np.float32) for _ in range(2))
     predict = Network(model, weights, threads=1).predictor()
-    np.testing.assert_allclose(predict(image, seed), reference(model, weights, image, seed), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        predict(image[None], seed[None])[0], reference(model, weights, image, seed), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_weights_come_back_as_they_went_in() -> None:
@@ -53,7 +52,20 @@ def test_weights_come_back_as_they_went_in() -> None:
     assert all(np.array_equal(back[name], weights[name]) for name in weights)
 
 
-def test_threads_are_fixed_once_tensorflow_runs() -> None:
-    Network(TINY, initial_weights(TINY, 0), threads=1)
-    with pytest.raises(StateError, match="threads = 3"):
-        start_tensorflow(3)
+def test_a_batch_is_each_of_its_views() -> None:
+    network = Network(TINY, initial_weights(TINY, 5), threads=1)
+    rng = np.random.default_rng(0)
+    image, seed = (rng.normal(0, 1, (3, *TINY.fov)).astype(np.float32) for _ in range(2))
+    together, alone = network.predictor(3)(image, seed), network.predictor()
+    for number in range(3):
+        single = alone(image[number : number + 1], seed[number : number + 1])[0]
+        np.testing.assert_allclose(together[number], single, rtol=1e-5, atol=1e-5)
+
+
+def test_new_weights_count_at_once() -> None:
+    """Assigned after the predictor was compiled, as training does before each evaluation."""
+    network = Network(TINY, initial_weights(TINY, 5), threads=1)
+    predict, view = network.predictor(), np.ones((1, *TINY.fov), np.float32)
+    network.assign(initial_weights(TINY, 6))
+    expected = Network(TINY, initial_weights(TINY, 6), threads=1).predictor()(view, view)
+    assert np.array_equal(predict(view, view), expected)
