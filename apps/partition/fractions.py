@@ -5,6 +5,8 @@ Method: the active fraction of Januszewski et al. 2018 (FFN), by running sums, o
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -36,22 +38,44 @@ def own_counts(numbers: NDArray[np.integer], radius: Triple) -> Counts:
             (extent[0].start, extent[1].start, extent[2].start), (extent[0].stop, extent[1].stop, extent[2].stop)
         )
         read = wanted.translate(radius).grow(radius)
-        sums = box_sums((numbers[read.slices()] == number).astype(np.int32), radius)
+        sums = box_sums(numbers[read.slices()] == number, radius)
         own = centres[extent] == number
         counts[extent][own] = sums[own]
     return counts
 
 
-def box_sums(values: Counts, radius: Triple) -> Counts:
-    """Sum of `values` over the box of `radius` around each voxel that has one; shape `values.shape - 2 * radius`."""
+def box_sums(values: NDArray[np.bool_] | Counts, radius: Triple) -> Counts:
+    """Sum of `values` over the box of `radius` around each voxel that has one; shape `values.shape - 2 * radius`.
+
+    One axis after the other, from the sum of a window to that of the next; in int16 as long as no sum outgrows it.
+    """
+    sums: NDArray[Any] = values
+    most = int(values.max(initial=0))
     for axis, r in enumerate(radius):
-        shape = list(values.shape)
-        shape[axis] += 1
-        running = np.zeros(shape, np.int32)
-        after_first = [slice(None)] * 3
-        after_first[axis] = slice(1, None)
-        np.cumsum(values, axis=axis, out=running[tuple(after_first)])
-        high, low = [slice(None)] * 3, [slice(None)] * 3
-        high[axis], low[axis] = slice(2 * r + 1, None), slice(None, -(2 * r + 1))
-        values = running[tuple(high)] - running[tuple(low)]
-    return values
+        most *= 2 * r + 1
+        kind = np.int16 if most <= np.iinfo(np.int16).max else np.int32
+        sums = _row_sums(sums, r, kind) if axis == 2 else _plane_sums(sums, axis, r, kind)
+    return sums.astype(np.int32, copy=False)
+
+
+def _plane_sums(values: NDArray[np.integer], axis: int, r: int, kind: type[np.integer]) -> NDArray[np.integer]:
+    """Sums over windows of 2 r + 1 along `axis`, which is not the last: whole planes are added at once."""
+    width = 2 * r + 1
+    shape = list(values.shape)
+    shape[axis] -= 2 * r
+    sums = np.empty(shape, kind)
+    planes, windows = np.moveaxis(values, axis, 0), np.moveaxis(sums, axis, 0)
+    np.sum(planes[:width], axis=0, dtype=kind, out=windows[0])
+    for n in range(1, len(windows)):
+        np.add(windows[n - 1], planes[n + width - 1], out=windows[n])
+        np.subtract(windows[n], planes[n - 1], out=windows[n])
+    return sums
+
+
+def _row_sums(values: NDArray[np.integer], r: int, kind: type[np.integer]) -> NDArray[np.integer]:
+    """Sums over windows of 2 r + 1 along the last axis, from running sums."""
+    width = 2 * r + 1
+    # Where a running sum outgrows the type it wraps around, and so does the difference: that is right again.
+    running = np.zeros((*values.shape[:2], values.shape[2] + 1), kind)
+    np.cumsum(values, axis=2, dtype=kind, out=running[..., 1:])
+    return running[..., width:] - running[..., :-width]
