@@ -19,7 +19,8 @@ from apps.ffn.checkpoint import load_checkpoint
 from apps.ffn.cost import flop_per_fov
 from apps.ffn.model import ModelParameters
 from apps.ffn.settings import InferenceSettings
-from apps.training.stage import TrainingParameters
+from apps.ffn.training_volumes import TrainingVolume
+from apps.training.parameters import TrainingParameters
 from apps.trial.stage import TrialParameters
 from ensemble.campaigns import CampaignData
 from ensemble.preparation import Geometry
@@ -62,9 +63,7 @@ def parameters(configuration: dict[str, Any], data: CampaignData, output: str, s
             deltas=GEOMETRY.deltas,
         )
     training = TrainingParameters(
-        image=data.image,
-        labels=data.labels,
-        coordinates=data.coordinates,
+        volumes=(TrainingVolume(image=data.image, labels=data.labels, coordinates=data.coordinates),),
         output=output,
         model=model,
         init=None if init == RANDOM else init,

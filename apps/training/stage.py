@@ -1,98 +1,45 @@
-"""Train one FFN variant on a labelled volume.  Killed and run again, it goes on from its last checkpoint."""
+"""Train one FFN variant on labelled volumes.  Killed and run again, it goes on from its last checkpoint.
+
+One rank, or several that `mpiexec -n N` or `horovodrun -np N` has started: see apps/ffn/ranks.py.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from msgspec import Meta
-
-from apps.core.boxes import Triple
 from apps.core.errors import DataError, ParameterError, StateError
-from apps.core.parameters import Parameters, Result, json_hash
+from apps.core.files import lock
+from apps.core.parameters import json_hash
 from apps.core.progress import Reporter
 from apps.core.stage import Stage, code_version
-from apps.core.volumes import open_volume
+from apps.ffn.backend import start_tensorflow
 from apps.ffn.checkpoint import (
     Checkpoint,
-    CheckpointInfo,
     find_own_checkpoint,
     load_checkpoint,
     read_info,
-    read_state,
     read_weights,
-    save_checkpoint,
+    weights_digest,
 )
-from apps.ffn.coordinates import read_coordinates
-from apps.ffn.cost import flop_per_fov, parameter_count
+from apps.ffn.cost import flop_per_fov, flop_per_voxel_gained, parameter_count, receptive_field
 from apps.ffn.examples import ExampleSource
-from apps.ffn.model import ModelParameters, initial_weights
-from apps.ffn.optimizers import OptimizerName, ScheduleName
-from apps.ffn.tracker import CurveFile
+from apps.ffn.model import initial_weights
+from apps.ffn.ranks import start_ranks
+from apps.ffn.tracker import metrics_of
+from apps.ffn.trainer import Trainer, TrainerSettings
+from apps.ffn.training_volumes import OpenTrainingVolume, open_training_volumes
+from apps.training.evaluation import Evaluator
+from apps.training.parameters import TrainingParameters, TrainingResult
+from apps.training.session import CHECKPOINT, CURVES, EVALUATIONS, EVENTS, LOCK, Session
 
-CHECKPOINT, CURVES = "checkpoint", "curves.csv"
+__all__ = ["STAGE", "TrainingParameters", "TrainingResult", "run", "starting_point"]
 
 # What may change between a run and the one that goes on from its checkpoint; `steps` where no schedule depends on it.
 FREE = ("output", "checkpoint_every", "threads")
-
-
-class TrainingParameters(Parameters, frozen=True, kw_only=True):
-    """Parameters of the training stage."""
-
-    image: Annotated[str, Meta(description="image volume, uint8: NAME.zarr or FILE.h5:DATASET")]
-    labels: Annotated[str, Meta(description="label volume of the same shape, integers, 0 = no object")]
-    coordinates: Annotated[str, Meta(description="npz of training coordinates (from the partition stage)")]
-    output: Annotated[str, Meta(min_length=1, description="folder for checkpoint and learning curve")]
-    model: Annotated[ModelParameters | None, Meta(description="variant; null with init: that of the checkpoint")] = None
-    init: Annotated[str | None, Meta(description="start from this checkpoint folder or google/ffn prefix")] = None
-    init_fov: Annotated[Triple, Meta(description="field of view zyx of a google/ffn init")] = (
-        33,
-        33,
-        33,
-    )
-    init_deltas: Annotated[Triple, Meta(description="deltas zyx of a google/ffn init")] = (8, 8, 8)
-    optimizer: Annotated[OptimizerName, Meta(description="optimiser; gradients are clipped by value at 0.7")] = "adam"
-    learning_rate: Annotated[float, Meta(gt=0, le=10, description="learning rate, at the start of its schedule")] = 1e-3
-    schedule: Annotated[
-        ScheduleName, Meta(description="of the learning rate over the steps: constant, or cosine (down to 0)")
-    ] = "constant"
-    batch_size: Annotated[int, Meta(ge=1, le=4096, description="fields of view a step")] = 8
-    steps: Annotated[int, Meta(ge=0, description="optimiser updates; 0 with init: adopt the weights as they are")] = 500
-    seed: Annotated[int, Meta(ge=0, description="of the initial weights, the examples' order and augmentation")] = 0
-    checkpoint_every: Annotated[int, Meta(ge=1, description="steps from one checkpoint to the next")] = 100
-    curve_every: Annotated[int, Meta(ge=1, description="steps in one row of the learning curve")] = 20
-    image_mean: Annotated[float | None, Meta(description="subtracted from the image; null: the init's")] = None
-    image_std: Annotated[
-        Annotated[float, Meta(gt=0)] | None, Meta(description="divides the image; null: the init's")
-    ] = None
-    unlabelled_weight: Annotated[
-        float, Meta(ge=0, le=1, description="loss weight where the label is 0; 0 where that means unknown")
-    ] = 1.0
-    threads: Annotated[int, Meta(ge=1, le=1024, description="threads of TensorFlow")] = 1
-
-    def check(self) -> None:
-        if self.model is None and self.init is None:
-            raise ParameterError("model, init: one is needed, an architecture or a checkpoint to start from")
-        if self.init is None and (self.image_mean is None or self.image_std is None):
-            raise ParameterError("image_mean, image_std: needed, the ingest stage's result gives them")
-        if self.init is None and self.steps == 0:
-            raise ParameterError("steps = 0: expected at least 1 without init, there are no weights to adopt")
-
-
-class TrainingResult(Result, frozen=True, kw_only=True):
-    """Result of the training stage.  Metrics are over the last quarter of the steps; null where there were none."""
-
-    checkpoint: str
-    curves: str
-    loss: float | None
-    accuracy: float | None
-    precision: float | None
-    recall: float | None
-    f1: float | None
-    fovs_per_second: float | None
-    parameters: int
-    flop_per_fov: float
-    steps: int
 
 
 def run(parameters: TrainingParameters, report: Reporter) -> TrainingResult:
@@ -101,69 +48,92 @@ def run(parameters: TrainingParameters, report: Reporter) -> TrainingResult:
     Raises DataError and ParameterError before any long work, StateError where `output` holds another training, and
     DivergedError where the loss becomes NaN or explodes.
     """
+    ranks = start_ranks(parameters.threads)
+    ranks.agree("parameters", parameters.hash())
+    ranks.agree("code version", code_version())
     output = Path(parameters.output)
+    if ranks.rank == 0:
+        find_own_checkpoint(output / CHECKPOINT)  # puts back what a kill left put away; once, before all look for it
+    ranks.barrier()
     start = starting_point(parameters)
-    own = find_own_checkpoint(output / CHECKPOINT)
-    model = start.model
-    mean, std = start.normalisation(parameters.image_mean, parameters.image_std)
+    model, normalisation = start.model, start.normalisation(parameters.image_mean, parameters.image_std)
+    volumes = open_training_volumes(parameters.volumes)
     source = ExampleSource(
-        open_volume(parameters.image),
-        open_volume(parameters.labels),
-        read_coordinates(parameters.coordinates),
-        model,
-        (mean, std),
-        parameters.unlabelled_weight,
+        volumes, model, normalisation, parameters.unlabelled_weight, parameters.augmentation, parameters.policy
     )
+    evaluator = _evaluator(parameters, volumes, start, normalisation)
+    ranks.agree("coordinates", _coordinates_digest(volumes))
+    ranks.agree("starting checkpoint", f"{start.model.hash()} {start.step} {weights_digest(start.weights)}")
+    start_tensorflow(parameters.threads)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{output}: cannot be written ({error.strerror or error}); give a writable place") from error
+    trainer = Trainer(model, start.weights, source, _settings(parameters, ranks.size), ranks)
+    coordinates = _coordinates_digest(volumes)
+    provenance = _provenance(parameters) | {"coordinates": coordinates}
+    session = Session(parameters, trainer, evaluator, ranks, normalisation, provenance)
+    own = find_own_checkpoint(output / CHECKPOINT)
+    with contextlib.ExitStack() as held:
+        if ranks.rank == 0:
+            lock(held.enter_context((output / LOCK).open("a")), output)
+        if own:
+            session.restore(own)
+            _check_coordinates(own, coordinates)
+            if trainer.step != start.step:
+                raise StateError(f"{output}: another process has trained on while this one began; run it again")
+        session.train(report)
+    seconds = trainer.seconds
+    return TrainingResult(
+        checkpoint=str(output / CHECKPOINT),
+        curves=str(output / CURVES),
+        evaluations=str(output / EVALUATIONS) if evaluator else None,
+        events=str(output / EVENTS),
+        **metrics_of(trainer.recent()).to_dict(),
+        evaluation=session.evaluations[-1] if session.evaluations else None,
+        fovs_per_second=trainer.step * parameters.batch_size * ranks.size / seconds if trainer.step else None,
+        ranks=ranks.size,
+        skipped_steps=trainer.skipped,
+        parameters=parameter_count(model),
+        flop_per_fov=flop_per_fov(model),
+        flop_per_voxel_gained=flop_per_voxel_gained(model),
+        receptive_field=receptive_field(model),
+        steps=trainer.step,
+    )
 
-    from apps.ffn.trainer import Trainer, TrainerSettings
 
-    settings = TrainerSettings(
+def _settings(parameters: TrainingParameters, ranks: int) -> TrainerSettings:
+    return TrainerSettings(
         optimizer=parameters.optimizer,
-        learning_rate=parameters.learning_rate,
-        schedule=parameters.schedule,
-        steps=parameters.steps,
+        schedule=parameters.learning_rates(ranks),
+        clip=parameters.clip,
+        ema=parameters.ema,
+        precision=parameters.precision,
+        policy=parameters.policy,
         batch_size=parameters.batch_size,
         seed=parameters.seed,
         threads=parameters.threads,
         curve_every=parameters.curve_every,
     )
-    trainer = Trainer(model, start.weights, source, settings)
-    if own:
-        trainer.restore(read_state(own), str(own))
-    if trainer.step > parameters.steps:
-        raise StateError(
-            f"steps = {parameters.steps}: {output} holds a training of {trainer.step} steps; give another output folder"
-        )
-    curves = CurveFile(output / CURVES, trainer.tracker.rows)
 
-    def save() -> None:
-        info = CheckpointInfo(
-            model=model, image_mean=mean, image_std=std, step=trainer.step, provenance=_provenance(parameters)
-        )
-        save_checkpoint(output / CHECKPOINT, info, trainer.network.weights(), trainer.state())
 
-    while trainer.step < parameters.steps:
-        line = trainer.train_step()
-        if line is not None:
-            curves.append(line)
-        if trainer.step == parameters.steps or trainer.step % parameters.checkpoint_every == 0:
-            save()
-        report(trainer.step, parameters.steps, f"training, loss {trainer.loss:.3f}")
-    if parameters.steps == 0 and own is None:
-        save()
-    metrics = trainer.tracker.recent(trainer.step)
-    return TrainingResult(
-        checkpoint=str(output / CHECKPOINT),
-        curves=str(output / CURVES),
-        **metrics.to_dict(),
-        fovs_per_second=trainer.step * parameters.batch_size / trainer.seconds if trainer.step else None,
-        parameters=parameter_count(model),
-        flop_per_fov=flop_per_fov(model),
-        steps=trainer.step,
+def _evaluator(
+    parameters: TrainingParameters,
+    volumes: Sequence[OpenTrainingVolume],
+    start: Checkpoint,
+    normalisation: tuple[float, float],
+) -> Evaluator | None:
+    if parameters.evaluation is None:
+        return None
+    return Evaluator(
+        parameters.evaluation,
+        volumes,
+        start.model,
+        normalisation,
+        policy=parameters.policy,
+        seed=parameters.seed,
+        unlabelled_weight=parameters.unlabelled_weight,
+        batch=parameters.batch_size,
     )
 
 
@@ -190,10 +160,14 @@ def _fresh_start(parameters: TrainingParameters) -> Checkpoint:
     start = load_checkpoint(parameters.init, fov, deltas)
     if parameters.model is not None and parameters.model != start.model:
         raise ParameterError(
-            f"model: is of another architecture than init {parameters.init} (depth {start.model.depth}, "
-            f"{start.model.features} features); leave model out to take the checkpoint's"
+            f"model: is of another architecture than init {parameters.init} ({_architecture(start.model.to_dict())}); "
+            "leave model out to take the checkpoint's"
         )
     return start
+
+
+def _architecture(model: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in model.items() if name not in ("fov", "deltas"))
 
 
 def _own_start(folder: Path, parameters: TrainingParameters) -> Checkpoint:
@@ -213,8 +187,24 @@ def _own_start(folder: Path, parameters: TrainingParameters) -> Checkpoint:
 
 
 def _training_hash(parameters: TrainingParameters) -> str:
-    free = (*FREE, "steps") if parameters.schedule == "constant" else FREE
+    free = FREE if parameters.schedule == "cosine" else (*FREE, "steps")
     return json_hash({key: value for key, value in parameters.to_dict().items() if key not in free})
+
+
+def _coordinates_digest(volumes: Sequence[OpenTrainingVolume]) -> str:
+    digest = hashlib.sha256()
+    for volume in volumes:
+        digest.update(volume.coordinates.zyx.tobytes())
+    return digest.hexdigest()
+
+
+def _check_coordinates(own: Path, digest: str) -> None:
+    """Raise StateError where the training in `own` was of other examples than its coordinate files hold now."""
+    if read_info(own).provenance.get("coordinates") != digest:
+        raise StateError(
+            f"{own.parent}: holds a training on other coordinates than the files hold now; give another output folder, "
+            "or partition as before"
+        )
 
 
 def _provenance(parameters: TrainingParameters) -> dict[str, Any]:
@@ -227,18 +217,25 @@ def _provenance(parameters: TrainingParameters) -> dict[str, Any]:
 
 STAGE = Stage(
     name="training",
-    summary="Train one flood-filling network on a labelled volume; run again after a kill, it goes on.",
+    summary="Train one flood-filling network on labelled volumes; run again after a kill, it goes on.",
     parameters=TrainingParameters,
     result=TrainingResult,
     run=run,
+    several_ranks=True,
     example={
-        "image": "volume/image.zarr",
-        "labels": "volume/labels.zarr",
-        "coordinates": "volume/coordinates.npz",
+        "volumes": [
+            {
+                "image": "volume/image.zarr",
+                "labels": "volume/labels.zarr",
+                "coordinates": "volume/coordinates.npz",
+            }
+        ],
         "output": "training",
         "model": {"depth": 4, "features": 16, "fov": [17, 17, 17], "deltas": [4, 4, 4]},
         "optimizer": "adam",
         "learning_rate": 0.002,
+        "warmup_steps": 50,
+        "schedule": "cosine",
         "batch_size": 8,
         "steps": 500,
         "image_mean": 128.0,

@@ -20,7 +20,7 @@ from apps.evaluation.metrics import Scores, score
 from apps.ffn.checkpoint import load_checkpoint
 from apps.ffn.settings import InferenceSettings
 from apps.inference.segment import check_image, segment_box
-from apps.training.stage import TrainingParameters, TrainingResult
+from apps.training.parameters import TrainingParameters, TrainingResult
 from apps.training.stage import run as run_training
 from apps.training.stage import starting_point as training_start
 
@@ -35,7 +35,7 @@ class TrialParameters(Parameters, frozen=True, kw_only=True):
     """Parameters of the trial stage."""
 
     training: Annotated[TrainingParameters, Meta(description="what to train; the trial writes to its output folder")]
-    validation_box: Annotated[Box, Meta(description="box of the training's volumes to segment and score")]
+    validation_box: Annotated[Box, Meta(description="box of the training's first volume to segment and score")]
     context: Annotated[Triple, Meta(description="voxels around that box, zyx, segmented but not scored")] = (8, 8, 8)
     inference: Annotated[InferenceSettings, Meta(description="settings of the segmentation")] = InferenceSettings()
 
@@ -75,10 +75,11 @@ def run(parameters: TrialParameters, report: Reporter) -> TrialResult:
     Raises DataError and ParameterError before any long work, DivergedError where the training diverges.
     """
     settings, box = parameters.training, parameters.validation_box
-    image, labels = open_volume(settings.image), open_volume(settings.labels)
+    volume = settings.volumes[0]
+    image, labels = open_volume(volume.image), open_volume(volume.labels)
     # Deployed, a subvolume sees a margin around what it owns; so does the validation box, as far as the volume goes.
     segmented = box.grow(parameters.context).intersection(image.box)
-    check_image(image, segmented, training_start(settings))
+    check_image(image, segmented, training_start(settings).model)
     truth = labels.read(box)
     if not truth.any():
         raise DataError(f"{labels.name}: is 0 everywhere in the validation box {box}; choose a labelled box")
@@ -91,7 +92,7 @@ def run(parameters: TrialParameters, report: Reporter) -> TrialResult:
 
     training = run_training(settings, report_training)
     checkpoint = load_checkpoint(training.checkpoint)
-    normalisation = checkpoint.normalisation(None, None)
+    normalisation = checkpoint.normalisation(volume.image_mean, volume.image_std)
     found = segment_box(
         image, segmented, checkpoint, normalisation, parameters.inference, settings.threads, report_segmenting
     )
@@ -121,9 +122,13 @@ STAGE = Stage(
     run=run,
     example={
         "training": {
-            "image": "volume/image.zarr",
-            "labels": "volume/labels.zarr",
-            "coordinates": "volume/coordinates.npz",
+            "volumes": [
+                {
+                    "image": "volume/image.zarr",
+                    "labels": "volume/labels.zarr",
+                    "coordinates": "volume/coordinates.npz",
+                }
+            ],
             "output": "trial",
             "model": {"depth": 4, "features": 16},
             "learning_rate": 0.002,

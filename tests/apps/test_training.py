@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import fcntl
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -20,50 +15,14 @@ from apps.core.progress import silent
 from apps.core.volumes import write_volume
 from apps.ffn.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from apps.ffn.model import ModelParameters, initial_weights
-from apps.ffn.optimizers import learning_rate_at
-from apps.ffn.tracker import CURVE_COLUMNS
+from apps.ffn.optimizers import OptimizerName
+from apps.ffn.tracker import CURVE_COLUMNS, Row
 from apps.ffn.trainer import Trainer
-from apps.training.stage import TrainingParameters, run
+from apps.ffn.training_volumes import TrainingVolume
+from apps.training.parameters import TrainingParameters
+from apps.training.stage import run
 from tests.apps.ffn.tiny import GOOGLE_CHECKPOINT, MEAN, STD, TINY, needs_fib25, tiny_data
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def parameters(folder: Path, **fields: Any) -> TrainingParameters:
-    data = tiny_data(folder)
-    values: dict[str, Any] = {
-        "image": data.image,
-        "labels": data.labels,
-        "coordinates": data.coordinates,
-        "output": str(folder / "out"),
-        "model": TINY,
-        "learning_rate": 0.01,
-        "batch_size": 4,
-        "steps": 40,
-        "checkpoint_every": 10,
-        "curve_every": 5,
-        "seed": 3,
-        "image_mean": MEAN,
-        "image_std": STD,
-    }
-    return TrainingParameters(**{**values, **fields})
-
-
-def arrays(checkpoint: str | Path, file: str) -> dict[str, np.ndarray]:
-    with np.load(Path(checkpoint) / file) as found:
-        return {name: found[name] for name in found.files}
-
-
-def assert_same_training(one: str | Path, other: str | Path) -> None:
-    """Equal to the bit: weights, optimiser, canvases, places in the streams, learning curve (clock times apart)."""
-    for file in ("weights.npz", "state.npz"):
-        left, right = arrays(one, file), arrays(other, file)
-        assert left.keys() == right.keys()
-        for name in left.keys() - {"seconds"}:
-            a, b = left[name], right[name]
-            if name == "rows":
-                a, b = a[:, :-1], b[:, :-1]
-            assert a.tobytes() == b.tobytes(), name
+from tests.apps.training.samples import arrays, assert_same_training, parameters
 
 
 def test_training_learns_and_reports(tmp_path: Path) -> None:
@@ -83,31 +42,7 @@ def test_training_learns_and_reports(tmp_path: Path) -> None:
     assert (loaded.model, loaded.step, loaded.normalisation(None, None)) == (TINY, 150, (MEAN, STD))
 
 
-def test_a_killed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
-    """kill -9 in the middle, and the same command again, against a training that was left alone."""
-    steps = 250
-    whole = run(parameters(tmp_path, output=str(tmp_path / "whole"), steps=steps), silent)
-    file = tmp_path / "job" / "parameters.json"
-    file.parent.mkdir()
-    parameters(tmp_path, output=str(tmp_path / "killed"), steps=steps).save(file)
-    command = [sys.executable, "-m", "apps.training", str(file)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    model = tmp_path / "killed" / "checkpoint" / "model.json"
-    deadline = time.monotonic() + 120
-    while not model.exists() or json.loads(model.read_text())["step"] < 30:
-        assert process.poll() is None, "the training ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert json.loads(model.read_text())["step"] < steps
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
-    assert_same_training(whole.checkpoint, tmp_path / "killed" / "checkpoint")
-    one, other = (pd.read_csv(tmp_path / name / "curves.csv") for name in ("whole", "killed"))
-    pd.testing.assert_frame_equal(one.drop(columns="seconds"), other.drop(columns="seconds"))
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "adamw", "adagrad", "rmsprop"])
+@pytest.mark.parametrize("optimizer", get_args(OptimizerName))
 def test_every_optimiser_goes_on_from_its_checkpoint_to_the_bit(tmp_path: Path, optimizer: str) -> None:
     fields: dict[str, Any] = {"optimizer": optimizer, "steps": 12, "checkpoint_every": 12, "learning_rate": 0.001}
     whole = run(parameters(tmp_path, output=str(tmp_path / "whole"), **fields), silent)
@@ -123,7 +58,7 @@ def test_a_schedule_goes_on_to_the_bit_and_is_not_stretched(tmp_path: Path, monk
     whole = run(parameters(tmp_path, output=str(tmp_path / "whole"), **fields), silent)
     step = Trainer.train_step
 
-    def interrupted(trainer: Trainer) -> str | None:
+    def interrupted(trainer: Trainer) -> Row | None:
         if trainer.step == 8:
             raise KeyboardInterrupt
         return step(trainer)
@@ -140,10 +75,39 @@ def test_a_schedule_goes_on_to_the_bit_and_is_not_stretched(tmp_path: Path, monk
         run(parameters(tmp_path, **{**fields, "steps": 20}), silent)
 
 
-def test_learning_rates_of_the_schedules() -> None:
-    assert [learning_rate_at("constant", 0.1, step, 4) for step in (0, 3)] == [0.1, 0.1]
-    rates = [learning_rate_at("cosine", 0.1, step, 4) for step in (0, 2, 4)]
-    assert rates == pytest.approx([0.1, 0.05, 0.0])
+def test_the_curve_shows_the_rate_of_its_last_step(tmp_path: Path) -> None:
+    """Warm-up over 10 steps, then a factor of a half every 10; a row ends with steps 5, 10, ... (numbers 4, 9, ...)."""
+    fields: dict[str, Any] = {"warmup_steps": 10, "schedule": "step", "step_every": 10, "step_factor": 0.5}
+    result = run(parameters(tmp_path, learning_rate=0.01, steps=30, **fields), silent)
+    rates = pd.read_csv(result.curves)["learning_rate"]
+    assert rates.tolist() == pytest.approx([0.004, 0.009, 0.01, 0.01, 0.005, 0.005])
+    assert (pd.read_csv(result.curves)["fovs_per_second"] > 0).all()
+    assert (result.ranks, result.skipped_steps) == (1, 0)
+
+
+def test_other_backends_do_not_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    with pytest.raises(ParameterError, match="training needs tensorflow"):
+        run(parameters(tmp_path), silent)
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_volumes_and_another_policy(tmp_path: Path) -> None:
+    """Two volumes of different brightness, each with its own normalisation, one with a mask."""
+    data = tiny_data(tmp_path, margin=8)
+    mask = np.zeros((24, 32, 32), np.uint8)
+    mask[:, :, :16] = 1
+    write_volume(tmp_path / "mask.zarr", mask, (10.0, 10.0, 10.0))
+    (plain,) = data.volumes
+    masked = TrainingVolume(
+        **{**plain.to_dict(), "mask": str(tmp_path / "mask.zarr"), "image_mean": 90.0, "image_std": 20.0}
+    )
+    fields: dict[str, Any] = {"volumes": (plain, masked), "policy": "max_pred_moves", "learning_rate": 0.02}
+    result = run(parameters(tmp_path, steps=60, **fields), silent)
+    assert result.masked_fraction is not None
+    assert 0.05 < result.masked_fraction < 0.6
+    assert result.loss is not None
+    assert result.loss < 0.9 * pd.read_csv(result.curves)["loss"].iloc[0]
 
 
 def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
@@ -210,9 +174,13 @@ def test_google_weights_are_adopted_without_a_step(tmp_path: Path) -> None:
     np.savez(tmp_path / "one.npz", zyx=np.array([[24, 24, 24]], np.int32))
     result = run(
         TrainingParameters(
-            image=str(tmp_path / "large.zarr"),
-            labels=str(tmp_path / "large_labels.zarr"),
-            coordinates=str(tmp_path / "one.npz"),
+            volumes=(
+                TrainingVolume(
+                    image=str(tmp_path / "large.zarr"),
+                    labels=str(tmp_path / "large_labels.zarr"),
+                    coordinates=str(tmp_path / "one.npz"),
+                ),
+            ),
             output=data.output,
             init=GOOGLE_CHECKPOINT,
             steps=0,
@@ -236,6 +204,26 @@ def test_another_training_in_the_output_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="a training of 5 steps"):
         run(parameters(tmp_path, steps=4), silent)
     assert arrays(first.checkpoint, "weights.npz")["conv_lom/weights"].tobytes() == before
+
+
+def test_other_coordinates_under_the_same_name_are_another_training(tmp_path: Path) -> None:
+    run(parameters(tmp_path, steps=5), silent)
+    chosen = parameters(tmp_path, steps=8)  # writes the data anew
+    with np.load(tmp_path / "coordinates.npz") as file:
+        np.savez(tmp_path / "coordinates.npz", **{**file, "zyx": file["zyx"][::-1]})
+    with pytest.raises(StateError, match="other coordinates"):
+        run(chosen, silent)
+    assert load_checkpoint(str(tmp_path / "out" / "checkpoint")).step == 5
+
+
+def test_two_processes_never_train_into_one_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / ".lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(StateError, match="another process"):
+            run(parameters(tmp_path, steps=5), silent)
+    assert not (tmp_path / "out" / "checkpoint").exists()
+    run(parameters(tmp_path, steps=5), silent)
 
 
 def test_a_damaged_own_checkpoint_is_named(tmp_path: Path) -> None:
@@ -268,6 +256,16 @@ def test_weight_of_unlabelled_voxels_counts_in_the_loss(tmp_path: Path) -> None:
         ({"optimizer": "lion"}, "optimizer"),
         ({"batch_size": 0}, "batch_size"),
         ({"image_std": 0.0}, "image_std"),
+        ({"volumes": ()}, "volumes"),
+        ({"warmup_steps": 40}, "warmup_steps = 40: expected fewer than steps = 40"),
+        ({"schedule": "step"}, "step_every"),
+        ({"step_every": 10}, "step_every = 10, schedule constant"),
+        ({"step_factor": 1.0}, "step_factor"),
+        ({"ema": 1.0}, "ema"),
+        ({"clip": 0.0}, "clip"),
+        ({"precision": "float64"}, "precision"),
+        ({"policy": "random"}, "policy"),
+        ({"scaling": "quadratic"}, "scaling"),
     ],
 )
 def test_impossible_parameters_are_refused(tmp_path: Path, fields: dict[str, Any], word: str) -> None:
@@ -275,11 +273,15 @@ def test_impossible_parameters_are_refused(tmp_path: Path, fields: dict[str, Any
         parameters(tmp_path, **fields)
 
 
-@pytest.mark.parametrize("field", ["image", "labels", "coordinates", "init"])
+@pytest.mark.parametrize("field", ["image", "labels", "coordinates", "mask"])
 def test_missing_data_is_named_and_nothing_is_made(tmp_path: Path, field: str) -> None:
-    missing = str(tmp_path / "none.zarr")
+    data = tiny_data(tmp_path)
+    values: dict[str, Any] = {"image": data.image, "labels": data.labels, "coordinates": data.coordinates}
+    volume = TrainingVolume(**{**values, field: str(tmp_path / "none.zarr")})
     with pytest.raises(DataError, match=r"none\.zarr"):
-        run(parameters(tmp_path, **{field: missing}), silent)
+        run(parameters(tmp_path, volumes=(volume,)), silent)
+    with pytest.raises(DataError, match=r"none\.zarr"):
+        run(parameters(tmp_path, init=str(tmp_path / "none.zarr")), silent)
     assert not (tmp_path / "out").exists()
 
 

@@ -13,7 +13,9 @@ from apps.core.errors import DataError
 from apps.core.progress import silent
 from apps.core.volumes import open_volume, write_volume
 from apps.evaluation.metrics import score
+from apps.ffn.model import ModelParameters
 from apps.ffn.settings import InferenceSettings
+from apps.ffn.variants import VARIANTS
 from apps.training.stage import TrainingParameters
 from apps.training.stage import run as run_training
 from apps.trial.stage import TrialParameters, run
@@ -28,9 +30,7 @@ def parameters(
 ) -> TrialParameters:
     data = tiny_data(folder)
     values: dict[str, Any] = {
-        "image": data.image,
-        "labels": data.labels,
-        "coordinates": data.coordinates,
+        "volumes": data.volumes,
         "output": str(folder / "trial"),
         "model": TINY,
         "learning_rate": 0.02,
@@ -84,3 +84,14 @@ def test_bad_validation_boxes_are_named_before_training(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="0 everywhere in the validation box"):
         run(unlabelled, silent)
     assert not (tmp_path / "trial").exists()
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_every_variant_trains_and_segments(variant: str, tmp_path: Path) -> None:
+    """Better than one object everywhere, which is what an untrained network has at most."""
+    model = ModelParameters.from_json(TINY.to_dict() | {"variant": variant, "bottleneck": 2})
+    result = run(parameters(tmp_path, model=model, steps=150, learning_rate=0.005), silent)
+    labels = open_volume(str(tmp_path / "labels.zarr")).read(BOX)
+    assert result.scores.objects >= 2
+    assert result.scores.filled_fraction > 0.3
+    assert result.scores.adapted_rand_error < 0.9 * score(labels, np.ones_like(labels)).adapted_rand_error

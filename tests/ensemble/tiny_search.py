@@ -8,7 +8,8 @@ from deephyper.hpo import HpProblem
 
 from apps.ffn.model import ModelParameters
 from apps.ffn.settings import InferenceSettings
-from apps.training.stage import TrainingParameters
+from apps.ffn.training_volumes import TrainingVolume
+from apps.training.parameters import TrainingParameters
 from apps.trial.stage import TrialParameters
 from ensemble.campaigns import CampaignData
 from ensemble.search import Search
@@ -23,9 +24,7 @@ problem.add_hyperparameter([4, 6], "features")
 def parameters(configuration: dict[str, Any], data: CampaignData, output: str, seed: int) -> TrialParameters:
     """One configuration as parameters of the trial stage."""
     training = TrainingParameters(
-        image=data.image,
-        labels=data.labels,
-        coordinates=data.coordinates,
+        volumes=(TrainingVolume(image=data.image, labels=data.labels, coordinates=data.coordinates),),
         output=output,
         model=ModelParameters(
             depth=configuration["depth"], features=configuration["features"], fov=(13, 13, 13), deltas=(3, 3, 3)
