@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import statistics
 import sys
 import time
@@ -102,20 +103,34 @@ def benchmark_main(
     arguments: Sequence[str] | None = None,
 ) -> int:
     """Command line of one benchmark; returns 0 where every goal is met, 1 otherwise."""
-    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
+    return benchmark_with_options(name, description, lambda options: run(options.quick), lambda parser: None, arguments)
+
+
+def benchmark_with_options(
+    name: str,
+    description: str | None,
+    run: Callable[[argparse.Namespace], list[Figure]],
+    add_options: Callable[[argparse.ArgumentParser], None],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """`benchmark_main` of one that takes options of its own; the report's command names them."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser)
     parser.add_argument("--quick", action="store_true", help="a small version that shows that it works, in seconds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures, goals and the machine to FILE")
     options = parser.parse_args(arguments)
     machine_line, started = machine(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     begin = time.perf_counter()
-    figures = run(options.quick)
+    figures = run(options)
     missed = [figure for figure in figures if figure.met is False]
     print(table(figures))
     print(machine_line)
     if options.json:
         report = {
             "benchmark": name,
-            "command": f"python -m {name}{' --quick' if options.quick else ''}",
+            "command": shlex.join(["python", "-m", name, *_without_json(arguments)]),
             "machine": machine_line,
             "started": started,
             "seconds": round(time.perf_counter() - begin, 1),
@@ -126,6 +141,20 @@ def benchmark_main(
     for figure in missed:
         print(f"missed: {figure.name}", file=sys.stderr)
     return EXIT_CODE_OF_MISSED_GOAL if missed else 0
+
+
+def _without_json(arguments: Sequence[str] | None) -> list[str]:
+    """The arguments but for where the report went to."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    kept, skip = [], False
+    for argument in given:
+        if skip or argument.startswith("--json="):
+            skip = False
+        elif argument == "--json":
+            skip = True
+        else:
+            kept.append(argument)
+    return kept
 
 
 def table(figures: Sequence[Figure]) -> str:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,11 +21,16 @@ import pytest
 from apps.core.boxes import Box
 from apps.core.errors import DataError, ParameterError
 from apps.core.progress import silent
+from apps.core.stage import stage_main
 from apps.core.volumes import open_volume, write_volume
+from apps.ffn.canvas import HostCanvas, Look
 from apps.ffn.checkpoint import CheckpointInfo, save_checkpoint
+from apps.ffn.masks import MaskParameters
 from apps.ffn.model import ModelParameters, Weights, initial_weights
 from apps.ffn.settings import InferenceSettings
-from apps.inference.stage import InferenceParameters, run
+from apps.inference.outputs import SubvolumeResult, log_path, summary_path
+from apps.inference.stage import STAGE, InferenceParameters, SubvolumeTarget
+from apps.inference.stage import run as run_stage
 from tests.apps.ffn.tiny import GOOGLE_CHECKPOINT, MEAN, STD, needs_fib25, tiny_data
 
 MODEL = ModelParameters(depth=1, features=2, fov=(9, 9, 9), deltas=(2, 2, 2))
@@ -33,21 +47,30 @@ def bright_is_object() -> Weights:
     return weights
 
 
+def target(folder: Path, box: Box, name: str = "box.zarr") -> SubvolumeTarget:
+    return SubvolumeTarget(box=box, output=str(folder / "result" / name))
+
+
+def run(chosen: InferenceParameters) -> SubvolumeResult:
+    """The stage, on a single subvolume."""
+    (result,) = run_stage(chosen, silent).subvolumes
+    return result
+
+
 def parameters(folder: Path, weights: Weights | None = None, **fields: Any) -> InferenceParameters:
     info = CheckpointInfo(model=MODEL, image_mean=MEAN, image_std=STD, step=1, provenance={})
     save_checkpoint(folder / "checkpoint", info, weights or bright_is_object(), {})
     values: dict[str, Any] = {
         "image": tiny_data(folder).image,
         "model": str(folder / "checkpoint"),
-        "box": BOX,
-        "output": str(folder / "result" / "box.zarr"),
+        "subvolumes": (target(folder, fields.pop("box", BOX)),),
         "settings": InferenceSettings(min_size=100, segment=0.6),
     }
     return InferenceParameters(**{**values, **fields})
 
 
 def test_tubes_are_segmented(tmp_path: Path) -> None:
-    result = run(parameters(tmp_path), silent)
+    result = run(parameters(tmp_path))
     found = open_volume(result.segmentation)
     assert (found.shape, found.dtype, found.voxel_size_nm) == ((24, 32, 32), np.uint32, (10.0, 10.0, 10.0))
     labels, truth = found.read(), open_volume(str(tmp_path / "labels.zarr")).read()
@@ -59,32 +82,34 @@ def test_tubes_are_segmented(tmp_path: Path) -> None:
     assert all(np.mean(tube == number) > 0.6 for tube, number in zip(inside, mostly, strict=True))
     assert not labels[truth == 0].any()
     table = pd.read_parquet(result.table)
-    assert list(table.columns) == ["id", "z", "y", "x", "voxels", "steps"]
+    assert list(table.columns) == [
+        *("id", "z", "y", "x", "low_z", "low_y", "low_x", "high_z", "high_y", "high_x", "voxels", "steps")
+    ]
     assert list(table["id"]) == [1, 2, 3, 4]
-    for number, z, y, x, voxels, _ in table.to_numpy().tolist():
+    for number, z, y, x, voxels in table[["id", "z", "y", "x", "voxels"]].to_numpy().tolist():
         assert labels[z, y, x] == number
         assert np.count_nonzero(labels == number) == voxels
     assert result.voxels == np.count_nonzero(labels)
     assert result.steps >= table["steps"].sum()
     assert not result.truncated
-    assert result.voxels_per_second > 0
+    assert min(result.model_seconds, result.other_seconds, result.seed_seconds) > 0
 
 
 def test_a_box_inside_the_volume_and_a_second_run_give_the_same_bytes(tmp_path: Path) -> None:
     box = Box.of((2, 0, 1), (20, 32, 16))
-    first = run(parameters(tmp_path, box=box), silent)
+    first = run(parameters(tmp_path, box=box))
     table, labels = pd.read_parquet(first.table), open_volume(first.segmentation).read()
     assert labels.shape == box.shape
-    for number, z, y, x, _, _ in table.to_numpy().tolist():
+    for number, z, y, x in table[["id", "z", "y", "x"]].to_numpy().tolist():
         assert labels[z - 2, y, x - 1] == number
-    again = run(parameters(tmp_path, box=box), silent)
+    again = run(parameters(tmp_path, box=box))
     np.testing.assert_array_equal(open_volume(again.segmentation).read(), labels)
     pd.testing.assert_frame_equal(pd.read_parquet(again.table), table)
 
 
 def test_an_endless_flood_is_cut_and_said(tmp_path: Path) -> None:
     settings = InferenceSettings(min_size=100, max_steps_per_cell=0.001)
-    result = run(parameters(tmp_path, settings=settings), silent)
+    result = run(parameters(tmp_path, settings=settings))
     assert result.truncated
     assert result.steps == 4  # 0.001 steps for each of 3,072 cells of 2 x 2 x 2 voxels, rounded up
 
@@ -92,7 +117,7 @@ def test_an_endless_flood_is_cut_and_said(tmp_path: Path) -> None:
 def test_a_network_that_finds_nothing_gives_an_empty_volume(tmp_path: Path) -> None:
     silent_weights = {name: np.zeros_like(value) for name, value in bright_is_object().items()}
     silent_weights["conv_lom/biases"][0] = -9.0
-    result = run(parameters(tmp_path, silent_weights), silent)
+    result = run(parameters(tmp_path, silent_weights))
     assert (result.objects, result.voxels) == (0, 0)
     assert result.rejected == result.steps == result.seeds
     assert not open_volume(result.segmentation).read().any()
@@ -100,7 +125,7 @@ def test_a_network_that_finds_nothing_gives_an_empty_volume(tmp_path: Path) -> N
 
 
 def test_field_of_view_can_be_given(tmp_path: Path) -> None:
-    small = run(parameters(tmp_path, fov=(5, 5, 5), deltas=(1, 1, 1)), silent)
+    small = run(parameters(tmp_path, fov=(5, 5, 5), deltas=(1, 1, 1)))
     assert small.objects == 4
 
 
@@ -114,12 +139,12 @@ def test_bad_input_is_named_before_any_work(tmp_path: Path) -> None:
     ]
     for fields, word in cases:
         with pytest.raises(DataError, match=word):
-            run(parameters(tmp_path, **fields), silent)
+            run(parameters(tmp_path, **fields))
     assert not (tmp_path / "result").exists()
     with pytest.raises(ParameterError, match=r"ends in .zarr"):
-        parameters(tmp_path, output="labels.h5")
+        SubvolumeTarget(box=BOX, output="labels.h5")
     with pytest.raises(ParameterError, match="odd"):
-        run(parameters(tmp_path, fov=(8, 9, 9)), silent)
+        run(parameters(tmp_path, fov=(8, 9, 9)))
 
 
 @needs_fib25
@@ -131,6 +156,190 @@ def test_a_google_checkpoint_needs_the_normalisation(tmp_path: Path) -> None:
         "model": GOOGLE_CHECKPOINT,
     }
     with pytest.raises(ParameterError, match="image_mean"):
-        run(parameters(tmp_path, **fields), silent)
-    result = run(parameters(tmp_path, **fields, image_mean=128.0, image_std=33.0), silent)
+        run(parameters(tmp_path, **fields))
+    result = run(parameters(tmp_path, **fields, image_mean=128.0, image_std=33.0))
     assert (result.objects, result.seeds) == (0, 0)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file under a folder but the summaries, which hold seconds."""
+    files = [path for path in folder.rglob("*") if path.is_file() and (path.suffix != ".json" or ".zarr" in str(path))]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_killed_in_the_midst_it_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    """SIGKILL after the first object is logged; the next run takes that over from the log and does the rest."""
+    chosen = parameters(tmp_path, probability=True, settings=InferenceSettings(min_size=100, max_steps_per_cell=None))
+    chosen.save(tmp_path / "parameters.json")
+    assert stage_main(STAGE, [str(tmp_path / "parameters.json")]) == 0
+    whole = contents(tmp_path / "result")
+    assert set(whole) >= {"box.parquet", "box.zarr/zarr.json", "box-probability.zarr/zarr.json"}
+    shutil.rmtree(tmp_path / "result")
+
+    log = tmp_path / "result" / ".box.flooding"
+    slow = (
+        "import sys, time; from apps.ffn.flood_log import FloodLog; from apps.core.stage import stage_main;"
+        "from apps.inference.stage import STAGE; append = FloodLog.append;"
+        "FloodLog.append = lambda self, outcome: (append(self, outcome), time.sleep(1));"
+        "sys.exit(stage_main(STAGE, sys.argv[1:]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", slow, str(tmp_path / "parameters.json")])
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            _, _, records = (log.read_bytes() if log.is_file() else b"").partition(b"\n")
+            if records:
+                break
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "result.json").exists()
+    assert not (tmp_path / "result" / "box.zarr").exists()
+    assert records
+
+    looked = count_looks(lambda: stage_main(STAGE, [str(tmp_path / "parameters.json")]))
+    assert contents(tmp_path / "result") == whole
+    result = json.loads((tmp_path / "result.json").read_text())["result"]
+    assert 0 < looked < result["steps"]  # the first object was not flooded again, and is counted all the same
+    assert not log.exists()
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    """Two subvolumes in one job: the finished one is taken as it is; with other settings all is made anew."""
+    boxes = [Box.of((0, 0, 0), (24, 32, 16)), Box.of((0, 0, 16), (24, 32, 16))]
+    targets = tuple(target(tmp_path, box, f"{number}.zarr") for number, box in enumerate(boxes))
+    chosen = parameters(tmp_path, subvolumes=targets)
+    first = run_stage(chosen, silent)
+    assert [part.objects for part in first.subvolumes] == [2, 2]
+    assert first.objects == 4
+    assert first.steps == sum(part.steps for part in first.subvolumes)
+    before = contents(tmp_path / "result")
+
+    summary_path(tmp_path / "result" / "1.zarr").unlink()
+    looked = count_looks(lambda: run_stage(chosen, silent))
+    assert 0 < looked <= first.subvolumes[1].steps
+    assert contents(tmp_path / "result") == before
+    assert count_looks(lambda: run_stage(chosen, silent)) == 0
+
+    other = msgspec.structs.replace(chosen, settings=InferenceSettings(min_size=10**6))
+    assert run_stage(other, silent).objects == 0
+    assert run_stage(chosen, silent).objects == 4
+    assert contents(tmp_path / "result") == before
+
+
+def count_looks(action: Callable[[], object]) -> int:
+    looks: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        launch = HostCanvas.launch
+
+        def counting(canvas: HostCanvas, asked: Sequence[Look]) -> None:
+            looks.append(len(asked))
+            launch(canvas, asked)
+
+        patch.setattr(HostCanvas, "launch", counting)
+        action()
+    return sum(looks)
+
+
+def test_together_or_alone_on_the_device_or_the_host(tmp_path: Path) -> None:
+    """The same labels from one job of two subvolumes on the device as from two jobs on the host."""
+    boxes = [Box.of((0, 0, 0), (24, 32, 20)), Box.of((2, 0, 12), (20, 32, 20))]
+    settings = InferenceSettings(min_size=100, mode="fast", precision="float32", fovs_per_object=2)
+    targets = tuple(target(tmp_path, box, f"{number}.zarr") for number, box in enumerate(boxes))
+    together = run_stage(parameters(tmp_path, subvolumes=targets, settings=settings, canvas="device", batch=4), silent)
+    for number, box in enumerate(boxes):
+        alone = run(parameters(tmp_path, settings=settings, canvas="host", box=box))
+        np.testing.assert_array_equal(
+            open_volume(together.subvolumes[number].segmentation).read(), open_volume(alone.segmentation).read()
+        )
+
+
+def test_masks_are_honoured_and_checked(tmp_path: Path) -> None:
+    vessel = np.zeros((24, 32, 32), np.uint8)
+    vessel[:, 16:, :16] = 7
+    write_volume(tmp_path / "vessel.zarr", vessel, (10.0, 10.0, 10.0))
+    mask = MaskParameters(volume=str(tmp_path / "vessel.zarr"))
+    result = run(parameters(tmp_path, masks=(mask,)))
+    assert result.objects == 3
+    assert not open_volume(result.segmentation).read()[vessel > 0].any()
+    write_volume(tmp_path / "small.zarr", vessel[1:], (10.0, 10.0, 10.0))
+    with pytest.raises(DataError, match=r"small\.zarr"):
+        run(parameters(tmp_path, masks=(MaskParameters(volume=str(tmp_path / "small.zarr")),)))
+
+
+def test_the_probability_of_objects_is_kept_where_asked_for(tmp_path: Path) -> None:
+    result = run(parameters(tmp_path, probability=True))
+    assert result.probability is not None
+    labels, probability = open_volume(result.segmentation).read(), open_volume(result.probability).read()
+    assert probability.dtype == np.uint8
+    assert (probability[labels > 0] >= 0.6 * 255 - 1).all()
+    assert not probability[labels == 0].any()
+    table = pd.read_parquet(result.table)
+    for row in table.itertuples():
+        assert row.mean_probability == pytest.approx(probability[labels == row.id].mean() / 255)
+    assert run(parameters(tmp_path)).probability is None
+
+
+def test_two_subvolumes_may_not_share_an_output(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="the same file"):
+        parameters(tmp_path, subvolumes=(target(tmp_path, BOX), target(tmp_path, BOX)))
+    two = target(tmp_path, BOX, "a.zarr"), target(tmp_path, BOX, "a-probability.zarr")
+    parameters(tmp_path, subvolumes=two)
+    with pytest.raises(ParameterError, match="the same file"):
+        parameters(tmp_path, subvolumes=two, probability=True)
+
+
+def test_no_input_is_overwritten(tmp_path: Path) -> None:
+    mask = MaskParameters(volume=str(tmp_path / "labels.zarr"))
+    for name in ("image.zarr", "labels.zarr", "../" + tmp_path.name + "/image.zarr"):
+        targets = (SubvolumeTarget(box=BOX, output=str(tmp_path / name)),)
+        with pytest.raises(DataError, match="is an input of the segmentation"):
+            run(parameters(tmp_path, subvolumes=targets, masks=(mask,)))
+    assert open_volume(str(tmp_path / "image.zarr")).dtype == np.uint8
+    (tmp_path / "notes.zarr").write_text("not a volume")
+    with pytest.raises(DataError, match="is a file"):
+        run(parameters(tmp_path, subvolumes=(SubvolumeTarget(box=BOX, output=str(tmp_path / "notes.zarr")),)))
+    assert (tmp_path / "notes.zarr").read_text() == "not a volume"
+
+
+def test_a_log_that_a_kill_left_behind_goes(tmp_path: Path) -> None:
+    chosen = parameters(tmp_path)
+    run(chosen)
+    before = contents(tmp_path / "result")
+    log_path(tmp_path / "result" / "box.zarr").write_bytes(b"left by a kill after the summary")
+    assert count_looks(lambda: run(chosen)) == 0
+    assert contents(tmp_path / "result") == before
+    assert not log_path(tmp_path / "result" / "box.zarr").exists()
+
+
+def test_a_mask_of_everything_leaves_an_empty_segmentation(tmp_path: Path) -> None:
+    everything = MaskParameters(volume=str(tmp_path / "image.zarr"), values=tuple(range(256)))
+    result = run(parameters(tmp_path, masks=(everything,), probability=True))
+    assert (result.objects, result.seeds, result.steps) == (0, 0, 0)
+    assert len(pd.read_parquet(result.table)) == 0
+
+
+def test_deltas_of_0_keep_the_field_of_view_in_its_plane(tmp_path: Path) -> None:
+    """On host and device; each object stays within half a field of view of its seed's section."""
+    found: dict[str, np.ndarray] = {}
+    for canvas in ("host", "device"):
+        result = run(parameters(tmp_path, deltas=(0, 2, 2), canvas=canvas, batch=2))
+        assert result.objects > 4
+        table = pd.read_parquet(result.table)
+        assert ((table["z"] - table["low_z"] <= 4) & (table["high_z"] - table["z"] <= 4)).all()
+        found[canvas] = open_volume(result.segmentation).read()
+    np.testing.assert_array_equal(found["host"], found["device"])
+
+
+def test_a_job_can_have_more_subvolumes_than_a_process_may_open_files(tmp_path: Path) -> None:
+    boxes = [Box.of((0, 0, 0), (9, 9, 9))] * 40
+    chosen = parameters(tmp_path, subvolumes=tuple(target(tmp_path, box, f"{n}.zarr") for n, box in enumerate(boxes)))
+    run_stage(msgspec.structs.replace(chosen, subvolumes=chosen.subvolumes[:1]), silent)  # all is imported and open
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 30, hard))
+    try:
+        assert len(run_stage(chosen, silent).subvolumes) == 40
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from apps.core.boxes import Box
 from apps.core.errors import DataError, ParameterError
-from apps.ffn.examples import logit
+from apps.ffn.canvas import HostCanvas, Thresholds, quantise
+from apps.ffn.flooding import Subvolume, flood
 from apps.ffn.model import ModelParameters
-from apps.ffn.segmenter import Segmentation, Segmenter
+from apps.ffn.movement import logit
+from apps.ffn.segmenter import Outcome, Segmentation, Segmenter
 from apps.ffn.settings import InferenceSettings
 
 Array = NDArray[np.float32]
@@ -37,8 +40,21 @@ def everything(image: Array, seed: Array) -> Array:
 def segment(
     image: Array, seeds: list[tuple[int, int, int]], predict: Callable[[Array, Array], Array] = oracle, **fields: Any
 ) -> Segmentation:
+    options = {name: fields.pop(name) for name in ("excluded", "probability", "on_outcome") if name in fields}
+    if fields.get("fovs_per_object", 1) > 1:
+        fields["mode"] = "fast"
     settings = InferenceSettings(**{"min_size": 1, "max_steps_per_cell": None, **fields})
-    return Segmenter(image, MODEL, predict, settings).segment(np.array(seeds, np.int64).reshape(-1, 3))
+    points = np.array(seeds, np.int64).reshape(-1, 3)
+    shape = image.shape[0], image.shape[1], image.shape[2]
+    subvolume = Subvolume(0, image, Segmenter(shape, points, MODEL, settings, **options))
+
+    def batched(images: Array, maps: Array) -> Array:
+        return np.stack([predict(image, seed) for image, seed in zip(images, maps, strict=True)])
+
+    found: list[Segmentation] = []
+    canvas = HostCanvas(MODEL, batched, Thresholds.of(settings))
+    flood(iter([subvolume]), canvas, lambda done: found.append(done.segmenter.result()))
+    return found[0]
 
 
 def halves() -> Array:
@@ -162,3 +178,95 @@ def test_settings_that_cannot_work_are_refused() -> None:
         InferenceSettings(boundary_distance=(1, -1, 1))
     with pytest.raises(ParameterError, match="max_steps_per_cell"):
         InferenceSettings(max_steps_per_cell=0.0)
+
+
+def test_a_nan_of_the_network_is_an_error_and_no_object() -> None:
+    def broken(image: Array, seed: Array) -> Array:
+        return np.full(image.shape, np.nan, np.float32)
+
+    with pytest.raises(DataError, match="NaN"):
+        segment(halves(), [(3, 3, 3)], broken)
+
+
+def test_masks_keep_seeds_the_field_of_view_and_objects_out() -> None:
+    excluded = np.zeros((7, 7, 20), bool)
+    excluded[..., 12:] = True
+    found = segment(halves(), [(3, 3, 16), (3, 3, 3)], everything, excluded=excluded)
+    assert [origin for origin, _ in found.tried] == [(3, 3, 3)]  # the first seed is in the mask
+    # 3, 5, 7, 9, 11: the field of view is never centred in the mask, and what it sees there belongs to nothing.
+    assert found.counters.steps == 5
+    np.testing.assert_array_equal(found.labels > 0, ~excluded)
+
+
+def test_the_probability_is_that_of_the_object_that_holds_the_voxel() -> None:
+    found = segment(halves(), [(3, 3, 3), (3, 3, 16)], probability=True)
+    assert found.probability is not None
+    inside = float(4 - SLOPE[3, 3, 3])
+    assert found.probability[3, 3, 3] == round(255 / (1 + np.exp(-inside)))
+    assert (found.probability >= 0.9 * 255).all()
+    some = segment(halves(), [(3, 3, 3)], probability=True)
+    assert some.probability is not None
+    np.testing.assert_array_equal(some.probability > 0, some.labels > 0)
+
+
+def test_quantised_probability_tells_unlikely_from_unknown() -> None:
+    np.testing.assert_array_equal(quantise(np.array([np.nan, -99, 0, 99], np.float32)), [0, 1, 128, 255])
+
+
+def test_several_fields_of_view_of_an_object_never_overlap_and_find_the_same() -> None:
+    """On a plate one field of view thick, in all directions at once."""
+    image = np.ones((7, 60, 60), np.float32)
+    batches: list[list[tuple[int, int, int]]] = []
+
+    class Watching(HostCanvas):
+        def launch(self, looks: Any) -> None:
+            batches.append([look.position for look in looks])
+            super().launch(looks)
+
+    settings = InferenceSettings(min_size=1, max_steps_per_cell=None, mode="fast", fovs_per_object=3)
+    segmenter = Segmenter((7, 60, 60), np.array([(3, 30, 30)]), MODEL, settings)
+    canvas = Watching(MODEL, lambda image, seed: oracle(image[0], seed[0])[None], Thresholds.of(settings))
+    flood(iter([Subvolume(0, image, segmenter)]), canvas, lambda done: None)
+    assert max(map(len, batches)) == 3
+    assert sum(map(len, batches)) > 1.5 * len(batches)
+    for batch in batches:
+        for number, a in enumerate(batch):
+            assert all(max(abs(p - q) for p, q in zip(a, b, strict=True)) >= 7 for b in batch[:number])
+    alone = segment(image, [(3, 30, 30)])
+    np.testing.assert_array_equal(segmenter.result().labels, alone.labels)
+    assert segmenter.result().counters.steps == alone.counters.steps
+
+
+def test_what_an_earlier_process_found_is_taken_over() -> None:
+    """After every seed: the same labels, objects and counters as without the interruption."""
+    seeds = [(3, 3, 3), (3, 3, 5), (3, 3, 12), (3, 3, 15)]
+    outcomes: list[Outcome] = []
+    whole = segment(halves(), seeds, probability=True, on_outcome=outcomes.append)
+    assert len(outcomes) == 2
+    settings = InferenceSettings(min_size=1, max_steps_per_cell=None)
+    for known in range(len(outcomes) + 1):
+        segmenter = Segmenter((7, 7, 20), np.array(seeds), MODEL, settings, probability=True)
+        for outcome in outcomes[:known]:
+            segmenter.restore(outcome)
+        canvas = HostCanvas(MODEL, lambda image, seed: oracle(image[0], seed[0])[None], Thresholds.of(settings))
+        flood(iter([Subvolume(0, halves(), segmenter)]), canvas, lambda done: None)
+        again = segmenter.result()
+        np.testing.assert_array_equal(again.labels, whole.labels)
+        np.testing.assert_array_equal(again.probability, whole.probability)
+        assert (again.objects, again.tried, again.counters.steps) == (whole.objects, whole.tried, whole.counters.steps)
+
+
+def test_an_outcome_of_another_segmentation_is_refused() -> None:
+    settings = InferenceSettings(min_size=1)
+    segmenter = Segmenter((7, 7, 20), np.array([(0, 0, 0), (3, 3, 3)]), MODEL, settings)
+    with pytest.raises(DataError, match="another segmentation"):
+        segmenter.restore(Outcome(0, 1, False, 3, Box.of((0, 0, 0), (7, 7, 7)), None, None))
+
+
+def test_faithful_means_float32_and_one_field_of_view() -> None:
+    for fields in ({"precision": "bfloat16"}, {"fovs_per_object": 2}):
+        with pytest.raises(ParameterError, match="faithful"):
+            InferenceSettings(**fields)
+        assert InferenceSettings(mode="fast", **fields).mode == "fast"
+    assert InferenceSettings().network_precision == "float32"
+    assert InferenceSettings(mode="fast").network_precision == "bfloat16"

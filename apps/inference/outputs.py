@@ -1,0 +1,146 @@
+"""What one segmented subvolume leaves behind, under the name NAME of its output NAME.zarr.
+
+NAME.zarr (labels), NAME.parquet (objects), NAME-probability.zarr where asked for, and last NAME-summary.json: when
+that is there, the subvolume is done.  While it is worked on, `.NAME.flooding` is its flood log.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from msgspec import Meta
+
+from apps.core.boxes import Box, Triple
+from apps.core.errors import DataError, ParameterError
+from apps.core.files import write_atomically
+from apps.core.parameters import Result
+from apps.core.volumes import VoxelSize, write_volume
+from apps.ffn.segmenter import Segmentation, SegmentedObject
+
+
+class SubvolumeResult(Result, frozen=True, kw_only=True):
+    """One segmented subvolume."""
+
+    segmentation: Annotated[str, Meta(description="uint32 OME-Zarr of the box's shape; 0 none, ids 1..objects")]
+    table: Annotated[
+        str,
+        Meta(
+            description="Parquet: id, z, y, x (seed, volume coordinates), low and high corner of "
+            "the object, voxels, steps, mean_probability where there is one"
+        ),
+    ]
+    probability: Annotated[str | None, Meta(description="uint8 OME-Zarr, 255ths, 0 where no object is; null: not kept")]
+    objects: Annotated[int, Meta(description="number of objects")]
+    voxels: Annotated[int, Meta(description="voxels in objects")]
+    seeds: Annotated[int, Meta(description="seeds of the policy")]
+    steps: Annotated[int, Meta(description="fields of view that the network looked at")]
+    wasted_steps: Annotated[int, Meta(description="those of them in seeds that gave no object")]
+    rejected: Annotated[int, Meta(description="seeds whose object was too weak or too small")]
+    truncated: Annotated[bool, Meta(description="whether the bound on steps ended the segmentation")]
+    seed_seconds: Annotated[float, Meta(description="seconds in the seed policy, in the process that ended it")]
+    model_seconds: Annotated[float, Meta(description="seconds in the network, in the process that ended it")]
+    other_seconds: Annotated[float, Meta(description="seconds of flood filling outside of the network, likewise")]
+
+
+def probability_path(output: Path) -> Path:
+    return output.with_name(f"{output.stem}-probability.zarr")
+
+
+def written_for(output: Path, probability: bool) -> list[Path]:
+    """What a subvolume is stored in."""
+    paths = [output, output.with_suffix(".parquet"), summary_path(output)]
+    return [*paths, probability_path(output)] if probability else paths
+
+
+def log_path(output: Path) -> Path:
+    return output.with_name(f".{output.stem}.flooding")
+
+
+def summary_path(output: Path) -> Path:
+    return output.with_name(f"{output.stem}-summary.json")
+
+
+def finished(output: Path, identity: str) -> SubvolumeResult | None:
+    """The summary of an earlier process that ended this very subvolume; None where there is none."""
+    path = summary_path(output)
+    if not path.is_file() or not output.is_dir():
+        return None
+    try:
+        summary = _Summary.load(path)
+    except (ParameterError, DataError):
+        return None
+    return summary.result if summary.identity == identity else None
+
+
+def store(output: Path, box: Box, found: Segmentation, voxel_size: VoxelSize, identity: str) -> SubvolumeResult:
+    """Write all of it, the summary last.  An older summary goes first: it must not speak for what is new."""
+    summary_path(output).unlink(missing_ok=True)
+    table, probability = output.with_suffix(".parquet"), None
+    write_volume(output, found.labels, voxel_size)
+    if found.probability is not None:
+        name = probability_path(output)
+        write_volume(name, found.probability, voxel_size)
+        probability = str(name)
+    write_atomically(table, objects_table(found, box.offset))
+    counters = found.counters
+    result = SubvolumeResult(
+        segmentation=str(output),
+        table=str(table),
+        probability=probability,
+        objects=len(found.objects),
+        voxels=sum(item.voxels for item in found.objects),
+        seeds=counters.seeds,
+        steps=counters.steps,
+        wasted_steps=counters.wasted_steps,
+        rejected=counters.weak + counters.small,
+        truncated=found.truncated,
+        seed_seconds=counters.seed_seconds,
+        model_seconds=counters.model_seconds,
+        other_seconds=counters.other_seconds,
+    )
+    _Summary(identity=identity, result=result).save(summary_path(output))
+    return result
+
+
+class _Summary(Result, frozen=True, kw_only=True):
+    identity: str
+    result: SubvolumeResult
+
+
+def objects_table(found: Segmentation, offset: Triple) -> bytes:
+    """Parquet with a row for each object; `offset` zyx turns positions in the subvolume into those in the volume."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    objects: list[SegmentedObject] = found.objects
+    low, high = _extents(found.labels, len(objects))
+    columns = {"id": pa.array([item.id for item in objects], pa.uint32())}
+    for axis, name in enumerate("zyx"):
+        columns[name] = pa.array([item.origin[axis] + offset[axis] for item in objects], pa.int64())
+    for name, corner in (("low", low), ("high", high)):
+        for axis, letter in enumerate("zyx"):
+            columns[f"{name}_{letter}"] = pa.array(corner[:, axis] + offset[axis], pa.int64())
+    columns["voxels"] = pa.array([item.voxels for item in objects], pa.int64())
+    columns["steps"] = pa.array([item.steps for item in objects], pa.int64())
+    if found.probability is not None:
+        sums = np.bincount(found.labels.ravel(), found.probability.ravel(), len(objects) + 1)[1:] / 255.0
+        counts = np.maximum([item.voxels for item in objects], 1) if objects else np.ones(0)
+        columns["mean_probability"] = pa.array(sums / counts, pa.float64())
+    stream = io.BytesIO()
+    parquet.write_table(pa.table(columns), stream)
+    return stream.getvalue()
+
+
+def _extents(labels: np.ndarray, objects: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and last voxel zyx [objects, 3] of the box around each object."""
+    from scipy import ndimage
+
+    low, high = np.zeros((objects, 3), np.int64), np.zeros((objects, 3), np.int64)
+    for number, slices in enumerate(ndimage.find_objects(labels.astype(np.int32), objects)):
+        if slices is not None:
+            low[number] = [part.start for part in slices]
+            high[number] = [part.stop - 1 for part in slices]
+    return low, high
