@@ -9,6 +9,10 @@ Large data never travels through Balsam: parameters and records hold paths.
     register(site_id)                      # makes or updates the applications of a site
     $ balsam job create --site NAME --app Training --workdir demo/t1 -p parameters=/path/to/parameters.json
 
+A training may have several ranks: the job's `num_nodes` times its `ranks_per_node` (`--num-nodes 2
+--ranks-per-node 4`), which the launcher starts through the site's MPI.  Every other stage is the work of one process
+and refuses to be more.
+
 Balsam stores these classes by reference (module and name): agents and launchers import them from their own environment.
 To add a stage: write its module, add it to `STAGES` in apps/core/stage.py and a class here.
 """
@@ -175,6 +179,14 @@ class Evaluation(StageHooks, ApplicationDefinition):
     parameters = PARAMETERS
 
 
+class Interchange(StageHooks, ApplicationDefinition):
+    """Convert segmentations, volumes and checkpoints from and to google/ffn's files."""
+
+    site = UNREGISTERED
+    command_template = _command("interchange")
+    parameters = PARAMETERS
+
+
 APPLICATIONS: dict[str, type[ApplicationDefinition]] = {
     "phantom": Phantom,
     "ingest": Ingest,
@@ -184,6 +196,7 @@ APPLICATIONS: dict[str, type[ApplicationDefinition]] = {
     "trial": Trial,
     "reconciliation": Reconciliation,
     "evaluation": Evaluation,
+    "interchange": Interchange,
 }
 
 

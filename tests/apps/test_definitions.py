@@ -42,6 +42,10 @@ def test_every_stage_has_an_application_that_runs_it() -> None:
         assert load_stage(name).name == name
 
 
+def test_only_a_training_takes_several_ranks() -> None:
+    assert [name for name in STAGES if load_stage(name).several_ranks] == ["training"]
+
+
 def test_parameters_are_written_and_an_old_failure_is_put_away(hooks: StageHooks) -> None:
     Path("failure.json").write_text("{}")
     hooks.job.data = {"parameters": {"seed": 3}}
