@@ -33,6 +33,7 @@ class Deployment:
         output: OME-Zarr volume to write (`*.zarr`).
         box: which part; None for all.
         subvolume, overlap: shape and overlap of the subvolumes zyx in voxels.
+        subvolumes_per_job: segmented by one process; a GPU wants dozens, which share its batches.
         labels: ground truth, or None; threshold_box: where the threshold baseline may look at the truth.
         voxel_size_nm: for images that do not say.
     """
@@ -45,6 +46,7 @@ class Deployment:
     box: Box | None = None
     subvolume: Triple = (64, 64, 64)
     overlap: Triple = (16, 16, 16)
+    subvolumes_per_job: int = 1
     labels: str | None = None
     threshold_box: Box | None = None
     voxel_size_nm: VoxelSize | None = None
@@ -75,25 +77,29 @@ def plan_deployment(deployment: Deployment) -> list[Task]:
     prefix = f"deploy/{identity}"
     pieces_folder = deployment.output.with_name(f"{deployment.output.stem}-subvolumes-{identity[:8]}")
     tags = {"model": deployment.model}
-    inference, pieces = [], []
-    for i, subvolume in enumerate(plan_subvolumes(box, deployment.subvolume, deployment.overlap, volume.box)):
-        segmentation = str(pieces_folder / f"{i:05d}.zarr")
+    if deployment.subvolumes_per_job < 1:
+        raise ParameterError(f"subvolumes per job {deployment.subvolumes_per_job}: expected at least 1")
+    planned = plan_subvolumes(box, deployment.subvolume, deployment.overlap, volume.box)
+    pieces = [
+        {
+            "segmentation": str(pieces_folder / f"{i:05d}.zarr"),
+            "read_box": subvolume.read_box.to_dict(),
+            "write_box": subvolume.write_box.to_dict(),
+        }
+        for i, subvolume in enumerate(planned)
+    ]
+    inference = []
+    for first in range(0, len(pieces), deployment.subvolumes_per_job):
+        own = pieces[first : first + deployment.subvolumes_per_job]
         parameters = {
             "image": deployment.image,
             "model": str(deployment.checkpoint),
-            "box": subvolume.read_box.to_dict(),
-            "output": segmentation,
+            "subvolumes": [{"box": piece["read_box"], "output": piece["segmentation"]} for piece in own],
             "settings": deployment.inference,
             "threads": 1,
         }
-        inference.append(Task(f"{prefix}/inference-{i:05d}", "inference", parameters, tags, output=segmentation))
-        pieces.append(
-            {
-                "segmentation": segmentation,
-                "read_box": subvolume.read_box.to_dict(),
-                "write_box": subvolume.write_box.to_dict(),
-            }
-        )
+        outputs = tuple(str(piece["segmentation"]) for piece in own)
+        inference.append(Task(f"{prefix}/inference-{first:05d}", "inference", parameters, tags, outputs=outputs))
     merge = Task(
         f"{prefix}/reconciliation",
         "reconciliation",
@@ -105,7 +111,7 @@ def plan_deployment(deployment: Deployment) -> list[Task]:
         },
         tags,
         after=tuple(task.key for task in inference),
-        output=str(deployment.output),
+        outputs=(str(deployment.output),),
     )
     tasks = [*inference, merge]
     if deployment.labels is not None:

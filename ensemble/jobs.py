@@ -39,7 +39,7 @@ class Task:
         parameters: the stage's parameters as plain JSON.
         tags: further tags (`search`, `trial`, `model`).
         after: keys of tasks that must finish first; they are earlier in the same submission, or known already.
-        output: what the stage makes, if that is one file or folder; the task is done again where it is gone.
+        outputs: files and folders that the stage makes; the task is done again where one is gone.
         num_nodes, ranks_per_node: size of the job.
         wall_time_min: estimate in minutes, 0 for none.
     """
@@ -49,7 +49,7 @@ class Task:
     parameters: dict[str, Any]
     tags: dict[str, str] = field(default_factory=dict)
     after: tuple[str, ...] = ()
-    output: str | None = None
+    outputs: tuple[str, ...] = ()
     num_nodes: int = 1
     ranks_per_node: int = 1
     wall_time_min: int = 0

@@ -53,7 +53,7 @@ def to_do_again(jobs: CampaignJobs, tasks: Sequence[Task]) -> list[str]:
     again: list[str] = []
     for task in tasks:
         outcome = jobs.outcome(task.key)
-        gone = outcome is not None and task.output is not None and not Path(task.output).exists()
+        gone = outcome is not None and not all(Path(output).exists() for output in task.outputs)
         failed = outcome is not None and outcome.failure is not None
         if failed or gone or set(again) & set(task.after):
             again.append(task.key)

@@ -19,6 +19,14 @@ from ensemble.cli.options import BoxType, Numbers, home_option, site_option, wal
 @click.option("--box", type=BoxType(), help="Part to segment, in voxels.  [default: all]")
 @click.option("--subvolume", type=Numbers(int), default="64,64,64", show_default=True, help="Shape of a subvolume.")
 @click.option("--overlap", type=Numbers(int), default="24,24,24", show_default=True, help="Overlap of subvolumes.")
+@click.option(
+    "--per-job",
+    "subvolumes_per_job",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Subvolumes that one job segments; on a GPU they share its batches: give dozens.",
+)
 @click.option("--labels", help="Ground truth: score the result against it.")
 @click.option(
     "--voxel-size", "voxel_size_nm", type=Numbers(float), help="Voxel size in nm, for volumes that do not say."
@@ -35,6 +43,7 @@ def deploy(
     box: Box | None,
     subvolume: Triple,
     overlap: Triple,
+    subvolumes_per_job: int,
     labels: str | None,
     voxel_size_nm: tuple[float, float, float] | None,
     campaign_name: str | None,
@@ -68,6 +77,7 @@ def deploy(
         box=box,
         subvolume=subvolume,
         overlap=overlap,
+        subvolumes_per_job=subvolumes_per_job,
         labels=labels,
         voxel_size_nm=voxel_size_nm,
     )

@@ -41,8 +41,23 @@ def test_tasks_are_valid_and_wait_for_what_they_read(deployment: Deployment) -> 
     assert tasks[-2].after == tuple(task.key for task in tasks[:-2])
     assert tasks[-1].after == (tasks[-2].key,)
     pieces = tasks[-2].parameters["pieces"]
-    assert [piece["segmentation"] for piece in pieces] == [task.parameters["output"] for task in tasks[:-2]]
+    assert [(piece["segmentation"],) for piece in pieces] == [task.outputs for task in tasks[:-2]]
     assert len(pieces) > 1
+
+
+@pytest.mark.parametrize("per_job", [1, 2, 3, 100])
+def test_a_job_can_hold_several_subvolumes(deployment: Deployment, per_job: int) -> None:
+    tasks = plan_deployment(replace(deployment, subvolumes_per_job=per_job))
+    merge = next(task for task in tasks if task.stage == "reconciliation")
+    inference = [task for task in tasks if task.stage == "inference"]
+    counts = [len(task.parameters["subvolumes"]) for task in inference]
+    assert set(counts[:-1]) <= {per_job}
+    wanted = [(piece["read_box"], piece["segmentation"]) for piece in merge.parameters["pieces"]]
+    targets = [target for task in inference for target in task.parameters["subvolumes"]]
+    assert [(target["box"], target["output"]) for target in targets] == wanted
+    assert [name for task in inference for name in task.outputs] == [target["output"] for target in targets]
+    with pytest.raises(ParameterError, match="at least 1"):
+        plan_deployment(replace(deployment, subvolumes_per_job=0))
 
 
 def test_same_deployment_has_the_same_keys_and_another_has_others(deployment: Deployment) -> None:

@@ -9,9 +9,10 @@ import pytest
 from apps.core.errors import DataError, ParameterError
 from apps.ffn.checkpoint import CheckpointInfo, save_checkpoint
 from apps.ffn.model import ModelParameters, initial_weights
+from apps.ffn.variants import VARIANTS
 from ensemble.search.definition import Configuration, Search, load_search
 from ensemble.search.driver import SearchRun
-from ensemble.search.evaluator import BalsamEvaluator
+from ensemble.search.evaluator import BalsamEvaluator, plain_configuration
 from ensemble.search.ledger import Trial, TrialState
 from ensemble.search.optimizer import BayesianOptimizer
 from tests.ensemble.samples import campaign_data
@@ -74,6 +75,25 @@ def test_shipped_search_makes_valid_trials(tmp_path: Path) -> None:
     made = search.parameters(configuration, data, str(tmp_path), 3).to_dict()
     assert made["training"]["model"]["depth"] == configuration["depth"]
     assert made["training"]["learning_rate"] == configuration["learning_rate"]
+
+
+def test_every_variant_of_the_variants_search_is_a_valid_trial(tmp_path: Path) -> None:
+    _, search = load_search(Path(__file__).parents[3] / "searches" / "ffn_variants.py")
+    data = prepared_campaign(tmp_path).data
+    assert data is not None
+    space = search.problem_for(data).space
+    space.seed(0)
+    seen = set()
+    for sampled in map(plain_configuration, map(dict, space.sample_configuration(60))):
+        made = search.parameters(sampled, data, str(tmp_path), 3).to_dict()["training"]["model"]
+        assert made["variant"] == sampled["variant"]
+        assert made["kernel"][0] == sampled["kernel_z"]
+        if made["variant"] == "bottleneck":
+            assert made["bottleneck"] == sampled["bottleneck"]
+        if made["variant"] == "twoscale":
+            assert made["coarse"][0] == sampled["coarse_z"]
+        seen.add(made["variant"])
+    assert seen == set(VARIANTS)
 
 
 def test_starting_from_a_checkpoint_is_one_of_the_choices(tmp_path: Path) -> None:
