@@ -107,6 +107,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", type=Path, metavar="NPZ", help="what google/ffn did on the box")
     parser.add_argument("--image-mean", type=float, help="of a google/ffn checkpoint (FIB-25: 128)")
     parser.add_argument("--image-std", type=float, help="of a google/ffn checkpoint (FIB-25: 33)")
+    parser.add_argument("--fovs", type=int, default=1, help="of one object at once, in the fast mode (default: 1)")
     parser.add_argument("--settings", type=Path, metavar="JSON", help="inference settings besides the mode")
     parser.add_argument("--runs", type=int, default=3, help="of each mode on the box (default: 3)")
     parser.add_argument("--threads", type=int, default=2, help="of the network (default: 2)")
@@ -135,7 +136,8 @@ def given(options: argparse.Namespace) -> Case:
     mean = 128.0 if options.image_mean is None and checkpoint.image_mean is None else options.image_mean
     std = 33.0 if options.image_std is None and checkpoint.image_std is None else options.image_std
     chosen = InferenceSettings.load(options.settings).to_dict() if options.settings else {}
-    settings = {mode: InferenceSettings.from_json({**chosen, "mode": mode}) for mode in MODES}
+    own: dict[Mode, dict[str, Any]] = {"faithful": {}, "fast": {"fovs_per_object": options.fovs}}
+    settings = {mode: InferenceSettings.from_json({**chosen, "mode": mode, **own[mode]}) for mode in MODES}
     image, labels = open_volume(options.image), open_volume(options.labels)
     return Case(image, labels, checkpoint, checkpoint.normalisation(mean, std), settings, options.threads)
 

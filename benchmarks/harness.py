@@ -110,7 +110,7 @@ def benchmark_with_options(
     name: str,
     description: str | None,
     run: Callable[[argparse.Namespace], list[Figure]],
-    add_options: Callable[[argparse.ArgumentParser], None],
+    add_options: Callable[[argparse.ArgumentParser], object],
     arguments: Sequence[str] | None = None,
 ) -> int:
     """`benchmark_main` of one that takes options of its own; the report's command names them."""

@@ -21,22 +21,8 @@ from apps.core.errors import DataError
 from apps.core.parameters import Parameters
 from apps.core.volumes import VoxelSize
 from apps.ffn.model import ModelParameters
-from apps.ffn.movement import CENTRE, MOVE, PAD, POLICIES, Ground, Integers, Movement, Policy, logit, training_canvas
+from apps.ffn.movement import CENTRE, PAD, POLICIES, Ground, Integers, Movement, Policy, logit, training_canvas
 from apps.ffn.training_volumes import OpenTrainingVolume
-
-__all__ = [
-    "CENTRE",
-    "MOVE",
-    "PAD",
-    "Augmentation",
-    "Axis",
-    "Example",
-    "ExampleSource",
-    "Patch",
-    "Policy",
-    "Slot",
-    "logit",
-]
 
 Array = NDArray[np.float32]
 Axis = Literal["z", "y", "x"]

@@ -10,7 +10,8 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from apps.core.parameters import Result
-from apps.ffn.examples import MOVE, Patch, logit
+from apps.ffn.examples import Patch
+from apps.ffn.movement import MOVE, logit
 
 Row = NDArray[np.float64]
 

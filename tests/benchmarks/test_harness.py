@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks.harness import Figure, benchmark_main, load_report, machine, median, percentile, table, timed
+from benchmarks.harness import (
+    Figure,
+    benchmark_main,
+    benchmark_with_options,
+    load_report,
+    machine,
+    median,
+    percentile,
+    table,
+    timed,
+)
 
 FAST = Figure("latency", 0.4, "s", 0.6)
 SLOW = Figure("latency", 0.7, "s", 0.6)
@@ -68,3 +79,17 @@ def test_quick_is_passed_on() -> None:
     assert benchmark_main("benchmarks.x", None, run, []) == 0
     assert benchmark_main("benchmarks.x", None, run, ["--quick"]) == 0
     assert asked == [False, True]
+
+
+def test_options_of_a_benchmark_are_in_the_command_of_its_report(tmp_path: Path) -> None:
+    target = tmp_path / "report.json"
+    asked: list[str] = []
+
+    def run(options: argparse.Namespace) -> list[Figure]:
+        asked.append(options.box)
+        return [INFORMS]
+
+    arguments = ["--box", "0:64,0:8,0:8", f"--json={target}"]
+    code = benchmark_with_options("benchmarks.x", None, run, lambda parser: parser.add_argument("--box"), arguments)
+    assert (code, asked) == (0, ["0:64,0:8,0:8"])
+    assert load_report(target)["command"] == "python -m benchmarks.x --box 0:64,0:8,0:8"

@@ -88,12 +88,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
 
+def heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupt_leaves_nothing_running_and_the_journal_whole(tmp_path: Path) -> None:
     home, out = tmp_path / "home", tmp_path / "out"
     phantom = make_phantom(PhantomParameters(output=str(tmp_path / "em"), shape=(24, 60, 48), seed=3), silent)
     command = [*ENSEMBLE, "quickstart", "--home", str(home), "--out", str(out), "--search", str(SEARCH)]
     command += ["--data", phantom.image, "--labels", phantom.labels]
-    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # Where the tests run in the background of a shell, what they start would ignore the interrupt.
+    driver = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heed_interrupts
+    )
     journal = out / "searches" / SEARCH.stem / "journal.jsonl"
     deadline = time.monotonic() + 120
     while not (journal.is_file() and "submitted" in journal.read_text()):

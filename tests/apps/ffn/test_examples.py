@@ -13,21 +13,9 @@ from apps.core.boxes import Box
 from apps.core.errors import DataError, ParameterError
 from apps.core.volumes import open_volume, write_volume
 from apps.ffn.coordinates import TrainingCoordinates
-from apps.ffn.examples import (
-    CENTRE,
-    MOVE,
-    PAD,
-    Augmentation,
-    Axis,
-    ExampleSource,
-    Patch,
-    Policy,
-    Slot,
-    axis_orders,
-    logit,
-)
+from apps.ffn.examples import Augmentation, Axis, ExampleSource, Patch, Slot, axis_orders
 from apps.ffn.model import ModelParameters
-from apps.ffn.movement import POLICIES
+from apps.ffn.movement import CENTRE, MOVE, PAD, POLICIES, Policy, logit
 from apps.ffn.training_volumes import OpenTrainingVolume, TrainingVolume, open_training_volumes
 from tests.apps.ffn.tiny import MEAN, STD, TINY, tiny_data
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from apps.ffn.examples import Patch, logit
+from apps.ffn.examples import Patch
+from apps.ffn.movement import logit
 from apps.ffn.tracker import (
     CURVE_COLUMNS,
     FOVS,
