@@ -243,12 +243,13 @@ def speed_figures(typical: dict[Mode, Run], looks: dict[Mode, list[float]], real
             "faithful: wall time over that of the bare network for as many looks",
             faithful.seconds / floor,
             "x",
+            1.03,
             note="google/ffn: 1.01, measured by others on another machine",
         ),
     ]
     if real:
         note = "google/ffn on this box and checkpoint: 163 s and 150 s, measured by others on another machine"
-        figures.append(Figure("faithful: no slower than google/ffn", faithful.seconds, "s", GOOGLE_SECONDS, note=note))
+        figures.append(Figure("faithful: wall time", faithful.seconds, "s", GOOGLE_SECONDS, note=note))
     return figures
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ def make_trainer(
     inside = np.load(folder / "inside.npy")
     margin = np.array(model.canvas) // 2
     fits = ((inside >= margin) & (inside < inside.max(axis=0) - margin)).all(axis=1)
-    file = folder / f"coordinates-{ranks.rank}-{model.fov[0]}.npz"
+    file = folder / f"coordinates-{os.getpid()}-{model.fov[0]}.npz"  # trainings apart from each other share the folder
     np.savez(file, zyx=np.random.default_rng(0).permutation(inside[fits])[:COORDINATES])
     volume = TrainingVolume(image=str(folder / "image.zarr"), labels=str(folder / "labels.zarr"), coordinates=str(file))
     settings = TrainerSettings(
