@@ -54,12 +54,14 @@ def run(options: argparse.Namespace) -> list[Figure]:
 
 
 def sweep(case: Case, shape: Triple, count: int, batches: list[int], fovs: int) -> list[Figure]:
-    """The same subvolumes at every batch size; what is found must not depend on it."""
+    """The same subvolumes at every batch size, a sixteenth of them with one look a call."""
     from apps.ffn.tensorflow_canvas import has_gpu
 
     settings = InferenceSettings.from_json(case.settings["fast"].to_dict() | {"fovs_per_object": fovs})
     network = inference_network(case.checkpoint, settings, case.threads)
     whole = [box for box in tiles(case.image.box, shape) if box.shape == shape]
+    if not whole:
+        raise SystemExit(f"--subvolume {shape}: the image has the shape {case.image.shape} and holds none of that size")
     boxes = list(itertools.islice(itertools.cycle(whole), count))
     figures, rates = [], {}
     for batch in [1, *batches]:
@@ -79,7 +81,7 @@ def sweep(case: Case, shape: Triple, count: int, batches: list[int], fovs: int) 
                 silent,
             )
 
-        segment(chosen[:1])  # compiles
+        segment(chosen[:1])  # what TensorFlow does once; each canvas compiles its step, and that counts
         begin = time.perf_counter()
         segment(chosen)
         seconds = time.perf_counter() - begin
