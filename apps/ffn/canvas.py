@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.core.boxes import Box, Triple
-from apps.core.errors import DataError
+from apps.core.errors import DivergedError
 from apps.ffn.model import ModelParameters
 from apps.ffn.movement import logit
 from apps.ffn.settings import InferenceSettings
@@ -146,8 +146,9 @@ def quantise(logits: Array) -> NDArray[np.uint8]:
     return np.where(np.isnan(logits), 0.0, np.clip(np.rint(255.0 * probability), 1, 255)).astype(np.uint8)
 
 
-def not_finite() -> DataError:
-    return DataError("the network gave NaN: the checkpoint is of a training that diverged, or the precision too low")
+def not_finite() -> DivergedError:
+    """What to raise where the network gave NaN; its own output is its input, so a badly trained one can run away."""
+    return DivergedError("the network gave NaN: its training diverged or was too short, or the precision is too low")
 
 
 class HostCanvas:

@@ -120,7 +120,7 @@ def segment_boxes(
     """Segment several boxes, on a device in common batches; `on_done(i, segmentation)` is called as each one ends.
 
     `open_log(i)` gives the log that lets a killed segmentation of box i go on.  Raises DataError before any long work
-    where a box cannot work.
+    where a box cannot work, DivergedError where the network gives NaN.
     """
     for box in boxes:
         check_image(image, box, network.model)

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from apps.core.boxes import Box
-from apps.core.errors import DataError, ParameterError
+from apps.core.errors import DataError, DivergedError, ParameterError
 from apps.ffn.canvas import HostCanvas, Thresholds, quantise
 from apps.ffn.flooding import Subvolume, flood
 from apps.ffn.model import ModelParameters
@@ -184,7 +184,7 @@ def test_a_nan_of_the_network_is_an_error_and_no_object() -> None:
     def broken(image: Array, seed: Array) -> Array:
         return np.full(image.shape, np.nan, np.float32)
 
-    with pytest.raises(DataError, match="NaN"):
+    with pytest.raises(DivergedError, match="NaN"):
         segment(halves(), [(3, 3, 3)], broken)
 
 
