@@ -9,6 +9,10 @@ Large data never travels through Balsam: parameters and records hold paths.
     register(site_id)                      # makes or updates the applications of a site
     $ balsam job create --site NAME --app Training --workdir demo/t1 -p parameters=/path/to/parameters.json
 
+A job's parameter `time_limit` (seconds, anew for every start) ends a process that takes longer, as `hung`.  Its
+`data["max_attempts"]` says how often a job is started whose process the machine has ended (MAX_ATTEMPTS where it is
+missing): 1 for whoever decides about further attempts, and waits before them, as the driver of a search does.
+
 A training may have several ranks: the job's `num_nodes` times its `ranks_per_node` (`--num-nodes 2
 --ranks-per-node 4`), which the launcher starts through the site's MPI.  Every other stage is the work of one process
 and refuses to be more.
@@ -28,8 +32,10 @@ from balsam.api import ApplicationDefinition
 
 from apps.core.errors import FailureKind
 from apps.core.stage import FAILURE_FILE, RESULT_FILE
+from apps.core.time_limit import hung_message, parse_time_limit, remove_traces, was_ended
 
 PARAMETERS_FILE = "parameters.json"
+NO_LIMIT = "0"
 # How often a job is started whose process was killed, and how many launchers may end under one (a long training needs
 # several; a job that takes its launcher down must not go on for ever).
 MAX_ATTEMPTS = 3
@@ -44,7 +50,12 @@ PARAMETERS = {
         "required": False,
         "default": PARAMETERS_FILE,
         "help": "JSON file with the stage's parameters; the default is written from the job's data['parameters']",
-    }
+    },
+    "time_limit": {
+        "required": False,
+        "default": NO_LIMIT,
+        "help": "seconds after which the process is ended, as hung; 0 for none",
+    },
 }
 
 
@@ -59,6 +70,7 @@ class StageHooks:
         if parameters is not None:
             Path(PARAMETERS_FILE).write_text(json.dumps(parameters, indent=2))
         Path(FAILURE_FILE).unlink(missing_ok=True)
+        remove_traces(Path.cwd())
         self.job.state = "PREPROCESSED"
 
     def postprocess(self) -> None:
@@ -71,18 +83,24 @@ class StageHooks:
         self.job.state = "POSTPROCESSED"
 
     def handle_error(self) -> None:
-        """Record the failure's kind; a process that the machine ended is run again, at most MAX_ATTEMPTS times."""
+        """Record the failure's kind; a process that the machine ended is run again, a bounded number of times."""
         file = self._folder() / FAILURE_FILE
+        attempts = int(self.job.data.get("max_attempts", MAX_ATTEMPTS))
         if file.is_file():
             failure = json.loads(file.read_text())
             kind = FailureKind(failure["kind"])
             if kind.transient:
-                self._run_again("attempts", MAX_ATTEMPTS, kind, failure["message"])
+                self._run_again("attempts", attempts, kind, failure["message"])
             else:
                 self._fail(kind, failure["message"])
             return
+        trace = was_ended(file.parent)
+        if trace is not None:
+            limit = parse_time_limit(str(self.job.get_parameters().get("time_limit", NO_LIMIT)))
+            self._fail(FailureKind.HUNG, hung_message(limit, trace))
+            return
         message = "the process ended without a result and without naming a failure"
-        self._run_again("attempts", MAX_ATTEMPTS, FailureKind.KILLED, message)
+        self._run_again("attempts", attempts, FailureKind.KILLED, message)
 
     def handle_timeout(self) -> None:
         """The launcher ended under the job (walltime, or it was stopped): run it again, it resumes by itself."""
@@ -91,6 +109,9 @@ class StageHooks:
 
     def _run_again(self, counter: str, limit: int, kind: FailureKind, message: str) -> None:
         tried = int(self.job.data.get(counter, 1))
+        if self.job.data.get("cancelled"):
+            self._fail(kind, f"{message}; it was cancelled")
+            return
         if tried >= limit:
             self._fail(kind, f"{message}; tried {tried} times, see job.out in {Path.cwd()}")
             return
@@ -112,7 +133,7 @@ class StageHooks:
 
 def _command(stage: str) -> str:
     # -P: what lies in the work directory is never imported.
-    return f"{PYTHON} -P -m apps.{stage} {{{{ parameters }}}}"
+    return f"{PYTHON} -P -m apps.{stage} {{{{ parameters }}}} --time-limit {{{{ time_limit }}}}"
 
 
 class Phantom(StageHooks, ApplicationDefinition):
@@ -187,6 +208,14 @@ class Interchange(StageHooks, ApplicationDefinition):
     parameters = PARAMETERS
 
 
+class Simulation(StageHooks, ApplicationDefinition):
+    """A job that takes time and a fate instead of doing anything, for trying out searches and sites."""
+
+    site = UNREGISTERED
+    command_template = _command("simulation")
+    parameters = PARAMETERS
+
+
 APPLICATIONS: dict[str, type[ApplicationDefinition]] = {
     "phantom": Phantom,
     "ingest": Ingest,
@@ -197,6 +226,7 @@ APPLICATIONS: dict[str, type[ApplicationDefinition]] = {
     "reconciliation": Reconciliation,
     "evaluation": Evaluation,
     "interchange": Interchange,
+    "simulation": Simulation,
 }
 
 

@@ -14,12 +14,14 @@ class FailureKind(enum.StrEnum):
 
     BAD_CONFIGURATION: the parameters or the data they name cannot work; repeating it gives the same answer.
     DIVERGED: training ran and its loss became NaN or grew without bound; an observation, never retried.
+    HUNG: it ran beyond the time limit that it was given and was ended; it would again, so it is never retried.
     LOST_NODE, WALLTIME, KILLED: the machine ended the process; a retry from the checkpoint can succeed.
     BUG: an error of ours; never retried silently.
     """
 
     BAD_CONFIGURATION = "bad_configuration"
     DIVERGED = "diverged"
+    HUNG = "hung"
     LOST_NODE = "lost_node"
     WALLTIME = "walltime"
     KILLED = "killed"
@@ -62,6 +64,13 @@ class DivergedError(EnsembleError):
 
     kind = FailureKind.DIVERGED
     exit_code = 3
+
+
+class HungError(EnsembleError):
+    """The work took longer than its time limit, and was ended."""
+
+    kind = FailureKind.HUNG
+    exit_code = 124
 
 
 class TransientError(EnsembleError):

@@ -6,6 +6,8 @@ parameters, atomically and last: exit code 0 means that it is there.  A failure 
 A stage may be started as several ranks (`mpiexec -n 4 python -m apps.training parameters.json`), where it says that it
 can work as such: then rank 0 alone reports progress and writes `result.json`, and a rank that fails writes
 `failure.json`, where no other has done so before, and ends all.
+
+With `--time-limit SECONDS` a process that has not ended by then is, and its failure is of kind `hung`.
 """
 
 from __future__ import annotations
@@ -24,12 +26,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from apps.core.errors import EXIT_CODE_OF_INTERRUPT, DataError, EnsembleError, FailureKind, ParameterError
 from apps.core.parameters import Parameters, Result, write_json
 from apps.core.progress import Reporter, silent, stage_reporter
 from apps.core.ranks import ONE_RANK, Launch, end_all_ranks, read_launch
+from apps.core.time_limit import parse_time_limit, time_limit
 
 P = TypeVar("P", bound=Parameters)
 R = TypeVar("R", bound=Result)
@@ -49,6 +52,7 @@ STAGES: dict[str, str] = {
     "reconciliation": "apps.reconciliation.stage",
     "evaluation": "apps.evaluation.stage",
     "interchange": "apps.interchange.stage",
+    "simulation": "apps.simulation.stage",
 }
 
 
@@ -108,13 +112,26 @@ def code_version() -> str:
     return version("ensemble")
 
 
+def process_start() -> float:
+    """When this process was started, in UTC epoch seconds.
+
+    psutil counts from a boot time that the kernel gives in whole seconds, so its answer can be a second too early.
+    """
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):  # not Linux
+        import psutil
+
+        return psutil.Process().create_time()
+    return time.time() - age
+
+
 def measure_cost() -> Cost:
     """What this process has cost so far."""
-    import psutil
-
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     return Cost(
-        start=psutil.Process().create_time(),
+        start=process_start(),
         end=time.time(),
         cpu_seconds=own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime,
         peak_memory_bytes=max(own.ru_maxrss, children.ru_maxrss) * 1024,
@@ -141,9 +158,7 @@ def run_file(stage: Stage[P, R], parameters_file: Path, launch: Launch = ONE_RAN
         with _reporter(folder, stage.name, launch) as report:
             result = stage.run(parameters, report)
     except Exception as error:
-        # Where not even this can be written, the error itself matters more.
-        with contextlib.suppress(DataError, OSError):
-            _write_failure(folder, launch, error)
+        _record_failure(folder, launch, error)
         raise
     if launch.rank == 0:
         write_json(
@@ -172,6 +187,12 @@ def _remove_failure(folder: Path, launch: Launch) -> None:
             failure.unlink()
 
 
+def _record_failure(folder: Path, launch: Launch, error: Exception) -> None:
+    """Write `failure.json`; where not even that can be done, the error itself matters more."""
+    with contextlib.suppress(DataError, OSError):
+        _write_failure(folder, launch, error)
+
+
 def _write_failure(folder: Path, launch: Launch, error: Exception) -> None:
     """Write `failure.json`; of several ranks the first that fails, the others often fail because of it."""
     kind = error.kind if isinstance(error, EnsembleError) else FailureKind.BUG
@@ -197,6 +218,12 @@ def stage_main(stage: Stage[Any, Any], arguments: Sequence[str] | None = None) -
     )
     parser.add_argument("parameters", nargs="?", type=Path, metavar="parameters.json", help="the stage's parameters")
     parser.add_argument("--print-schema", action="store_true", help="print the JSON schema of the parameters and stop")
+    parser.add_argument(
+        "--time-limit",
+        type=parse_time_limit,
+        metavar="SECONDS",
+        help="end the process, as hung, where it takes longer (0: as long as it likes, the default)",
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     if options.print_schema:
@@ -206,9 +233,15 @@ def stage_main(stage: Stage[Any, Any], arguments: Sequence[str] | None = None) -
         parser.error("parameters.json is missing; --help shows an example of one")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     launch = ONE_RANK
+
+    def give_up(error: EnsembleError) -> NoReturn:
+        _record_failure(options.parameters.parent, launch, error)
+        end_all_ranks(_explain(stage.name, error, launch, debug=False))
+
     try:
         launch = read_launch()
-        result = run_file(stage, options.parameters, launch)
+        with time_limit(options.time_limit, options.parameters.parent, give_up, launch):
+            result = run_file(stage, options.parameters, launch)
     except (KeyboardInterrupt, Exception) as error:
         code = _explain(stage.name, error, launch, options.debug)
         if launch.size > 1:
@@ -239,5 +272,5 @@ def _epilog(stage: Stage[Any, Any]) -> str:
         + "\n".join(lines)
         + f"\n\nexample parameters.json:\n{example}\n\n"
         "exit codes: 0 result.json is written; 2 wrong parameters or data; 3 the training diverged; "
-        "1 an error of the program"
+        "124 the time limit was over; 1 an error of the program"
     )

@@ -42,16 +42,18 @@ def test_every_stage_has_an_application_that_runs_it() -> None:
         assert load_stage(name).name == name
 
 
-def test_only_a_training_takes_several_ranks() -> None:
-    assert [name for name in STAGES if load_stage(name).several_ranks] == ["training"]
+def test_only_what_trains_takes_several_ranks() -> None:
+    assert [name for name in STAGES if load_stage(name).several_ranks] == ["training", "trial"]
 
 
 def test_parameters_are_written_and_an_old_failure_is_put_away(hooks: StageHooks) -> None:
     Path("failure.json").write_text("{}")
+    Path("hang-rank0.txt").write_text("Timeout")
     hooks.job.data = {"parameters": {"seed": 3}}
     hooks.preprocess()
     assert json.loads(Path("parameters.json").read_text()) == {"seed": 3}
     assert not Path("failure.json").exists()
+    assert not Path("hang-rank0.txt").exists()
     assert hooks.job.state == "PREPROCESSED"
 
 
@@ -72,7 +74,8 @@ def test_success_without_a_result_is_a_failure(hooks: StageHooks) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "state"), [("bad_configuration", "FAILED"), ("diverged", "FAILED"), ("lost_node", "RESTART_READY")]
+    ("kind", "state"),
+    [("bad_configuration", "FAILED"), ("diverged", "FAILED"), ("hung", "FAILED"), ("lost_node", "RESTART_READY")],
 )
 def test_named_failures_are_recorded_and_only_transient_ones_run_again(
     hooks: StageHooks, kind: str, state: str
@@ -94,3 +97,38 @@ def test_killed_jobs_run_again_a_bounded_number_of_times(hooks: StageHooks, hook
     getattr(hooks, hook)()
     assert hooks.job.state == "FAILED"
     assert hooks.job.data["failure"]["kind"] == kind
+
+
+def test_whoever_submits_may_allow_a_single_attempt_but_not_a_single_launcher(hooks: StageHooks) -> None:
+    hooks.job.data = {"max_attempts": 1}
+    hooks.handle_timeout()
+    assert hooks.job.state == "RESTART_READY"
+    hooks.handle_error()
+    assert hooks.job.state == "FAILED"
+    assert hooks.job.data["failure"]["kind"] == "killed"
+
+
+@pytest.mark.parametrize("hook", ["handle_error", "handle_timeout"])
+def test_cancelled_jobs_do_not_run_again(hooks: StageHooks, hook: str) -> None:
+    hooks.job.data = {"cancelled": True}
+    getattr(hooks, hook)()
+    assert hooks.job.state == "FAILED"
+    assert "cancelled" in hooks.job.data["failure"]["message"]
+
+
+@pytest.mark.parametrize(("left", "kind"), [("Timeout (0:00:09)!", "hung"), ("", "killed")])
+def test_a_process_that_could_write_nothing_but_its_trace_was_hung(hooks: StageHooks, left: str, kind: str) -> None:
+    """The trace file is there and empty while the process runs, so a killed one leaves it too."""
+    Path("hang-rank1.txt").write_text(left)
+    hooks.job.parameters = {"time_limit": "4.0"}
+    hooks.job.data = {"max_attempts": 1}
+    hooks.handle_error()
+    assert hooks.job.state == "FAILED"
+    assert hooks.job.data["failure"]["kind"] == kind
+    assert ("its time limit of 4 s" in hooks.job.data["failure"]["message"]) == bool(left)
+
+
+def test_the_time_limit_is_on_the_command_line() -> None:
+    for application in APPLICATIONS.values():
+        assert application.command_template.endswith("--time-limit {{ time_limit }}")
+        assert application.parameters["time_limit"]["default"] == "0"
