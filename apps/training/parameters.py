@@ -68,6 +68,10 @@ class TrainingParameters(Parameters, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1)] | None, Meta(description="steps after which schedule step multiplies the rate")
     ] = None
     step_factor: Annotated[float, Meta(gt=0, lt=1, description="what schedule step multiplies the rate by")] = 0.1
+    schedule_steps: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="steps that the schedule is laid out over, so that `steps` may be raised later; null: steps"),
+    ] = None
     clip: Annotated[
         Annotated[float, Meta(gt=0)] | None,
         Meta(description="bound on the magnitude of every entry of the gradient (google/ffn's is 0.7); null: none"),
@@ -105,19 +109,32 @@ class TrainingParameters(Parameters, frozen=True, kw_only=True):
             raise ParameterError("image_mean, image_std: needed, the ingest stage's result gives them")
         if self.init is None and self.steps == 0:
             raise ParameterError("steps = 0: expected at least 1 without init, there are no weights to adopt")
-        if self.warmup_steps and self.warmup_steps >= self.steps:
-            raise ParameterError(f"warmup_steps = {self.warmup_steps}: expected fewer than steps = {self.steps}")
+        if self.schedule_steps is not None and self.schedule_steps < self.steps:
+            raise ParameterError(
+                f"schedule_steps = {self.schedule_steps}: expected at least steps = {self.steps}; the schedule "
+                "would end before the training does"
+            )
+        if self.warmup_steps and self.warmup_steps >= self.laid_out_steps:
+            name = "steps" if self.schedule_steps is None else "schedule_steps"
+            raise ParameterError(
+                f"warmup_steps = {self.warmup_steps}: expected fewer than {name} = {self.laid_out_steps}"
+            )
         if (self.schedule == "step") != (self.step_every is not None):
             raise ParameterError(
                 f"step_every = {self.step_every}, schedule {self.schedule}: step needs it, the others have none"
             )
+
+    @property
+    def laid_out_steps(self) -> int:
+        """Steps that the schedule of the rate is laid out over."""
+        return self.steps if self.schedule_steps is None else self.schedule_steps
 
     def learning_rates(self, ranks: int) -> Schedule:
         """What decides the learning rate of every step on so many ranks."""
         return Schedule(
             learning_rate=self.learning_rate,
             name=self.schedule,
-            steps=self.steps,
+            steps=self.laid_out_steps,
             scaling=self.scaling,
             ranks=ranks,
             warmup_steps=self.warmup_steps,

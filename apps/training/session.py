@@ -48,6 +48,9 @@ class Session:
     def restore(self, checkpoint: Path) -> None:
         """Go on from the training's own checkpoint.
 
+        An evaluation that was made only because an earlier run ended there is dropped: what there is at the end is what
+        a single run to `steps` leaves.
+
         Raises DataError where it is damaged, StateError where it is of another number of ranks or past `steps`.
         """
         state, streams = read_training(checkpoint, self._ranks)
@@ -58,9 +61,10 @@ class Session:
                 "give another output folder"
             )
         try:
-            self.evaluations = [from_row(row) for row in state["evaluations"]]
+            made = [from_row(row) for row in state["evaluations"]]
         except (KeyError, ValueError) as error:
             raise DataError(f"{checkpoint}: holds evaluations that do not fit ({error}); start again") from error
+        self.evaluations = [result for result in made if self._due(result.step)]
 
     def train(self, report: Reporter) -> None:
         """Train until `steps`, and write tables, events and checkpoints as it goes."""
@@ -71,14 +75,14 @@ class Session:
         events = EventFile(self._output / EVENTS, trainer.step) if self._ranks.rank == 0 else None
         try:
             if parameters.steps == 0:  # weights are adopted as they are
-                if self._due() and not self.evaluations:
+                if self._due(0) and not self.evaluations:
                     self._evaluate(events, report)
                 self._save()
             while trainer.step < parameters.steps:
                 row = trainer.train_step()
                 if row is not None:
                     self._write_row(row, events)
-                if self._due():
+                if self._due(trainer.step):
                     self._evaluate(events, report)
                 if trainer.step == parameters.steps or trainer.step % parameters.checkpoint_every == 0:
                     self._save()
@@ -102,9 +106,9 @@ class Session:
         self._curves.append(values)
         events.add(self.trainer.step, _scalars("training", CURVE_COLUMNS, values))
 
-    def _due(self) -> bool:
-        evaluation, step = self._parameters.evaluation, self.trainer.step
-        return evaluation is not None and (step % evaluation.every == 0 or step == self._parameters.steps)
+    def _due(self, step: int) -> bool:
+        evaluation, last = self._parameters.evaluation, self._parameters.steps
+        return evaluation is not None and (step == last or (step > 0 and step % evaluation.every == 0))
 
     def _evaluate(self, events: EventFile | None, report: Reporter) -> None:
         assert self._evaluator is not None

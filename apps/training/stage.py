@@ -28,7 +28,7 @@ from apps.ffn.checkpoint import (
 from apps.ffn.cost import flop_per_fov, flop_per_voxel_gained, parameter_count, receptive_field
 from apps.ffn.examples import ExampleSource
 from apps.ffn.model import initial_weights
-from apps.ffn.ranks import start_ranks
+from apps.ffn.ranks import Ranks, start_ranks
 from apps.ffn.tracker import metrics_of
 from apps.ffn.trainer import Trainer, TrainerSettings
 from apps.ffn.training_volumes import OpenTrainingVolume, open_training_volumes
@@ -36,10 +36,11 @@ from apps.training.evaluation import Evaluator
 from apps.training.parameters import TrainingParameters, TrainingResult
 from apps.training.session import CHECKPOINT, CURVES, EVALUATIONS, EVENTS, LOCK, Session
 
-__all__ = ["STAGE", "TrainingParameters", "TrainingResult", "run", "starting_point"]
+__all__ = ["STAGE", "TrainingParameters", "TrainingResult", "put_back_checkpoint", "run", "starting_point"]
 
-# What may change between a run and the one that goes on from its checkpoint; `steps` where no schedule depends on it.
-FREE = ("output", "checkpoint_every", "threads")
+# What may change between a run and the one that goes on from its checkpoint.  `steps` too: up to any of them a training
+# is the same.  Where the rate depends on them, what its schedule is laid out over counts instead (`_training_hash`).
+FREE = ("output", "checkpoint_every", "threads", "steps", "schedule_steps")
 
 
 def run(parameters: TrainingParameters, report: Reporter) -> TrainingResult:
@@ -52,9 +53,7 @@ def run(parameters: TrainingParameters, report: Reporter) -> TrainingResult:
     ranks.agree("parameters", parameters.hash())
     ranks.agree("code version", code_version())
     output = Path(parameters.output)
-    if ranks.rank == 0:
-        find_own_checkpoint(output / CHECKPOINT)  # puts back what a kill left put away; once, before all look for it
-    ranks.barrier()
+    put_back_checkpoint(parameters, ranks)
     start = starting_point(parameters)
     model, normalisation = start.model, start.normalisation(parameters.image_mean, parameters.image_std)
     volumes = open_training_volumes(parameters.volumes)
@@ -137,6 +136,13 @@ def _evaluator(
     )
 
 
+def put_back_checkpoint(parameters: TrainingParameters, ranks: Ranks) -> None:
+    """Put back the checkpoint that a kill has left put away: once, before all ranks look for it."""
+    if ranks.rank == 0:
+        find_own_checkpoint(Path(parameters.output) / CHECKPOINT)
+    ranks.barrier()
+
+
 def starting_point(parameters: TrainingParameters) -> Checkpoint:
     """Model and weights that `run` starts with: its own checkpoint, else `init`, else initial weights.
 
@@ -187,8 +193,9 @@ def _own_start(folder: Path, parameters: TrainingParameters) -> Checkpoint:
 
 
 def _training_hash(parameters: TrainingParameters) -> str:
-    free = FREE if parameters.schedule == "cosine" else (*FREE, "steps")
-    return json_hash({key: value for key, value in parameters.to_dict().items() if key not in free})
+    fixed = {key: value for key, value in parameters.to_dict().items() if key not in FREE}
+    laid_out = parameters.laid_out_steps if parameters.schedule == "cosine" else None
+    return json_hash(fixed | {"laid_out_steps": laid_out})
 
 
 def _coordinates_digest(volumes: Sequence[OpenTrainingVolume]) -> str:

@@ -91,6 +91,67 @@ def kill(command: list[str], when: Callable[[], bool]) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+def test_a_budget_raised_twice_ends_with_the_bits_of_one_run(tmp_path: Path) -> None:
+    """Rungs of a search: 10, 30, then all 90 steps of a schedule laid out over 90, warmed up past the first rung.
+
+    The evaluations at 10 and 30 are those of their rungs, and not of a run to 90, which has them every 25 steps.
+    """
+    judged = TrainingEvaluation(volumes=tiny_data(tmp_path).held_out_volumes, every=25, canvases=3)
+    fields: dict[str, Any] = {
+        "schedule": "cosine",
+        "warmup_steps": 15,
+        "ema": 0.9,
+        "evaluation": judged,
+        "curve_every": 8,
+    }
+    once = run(parameters(tmp_path, output=str(tmp_path / "once"), steps=90, **fields), silent)
+    for rung, steps in enumerate((10, 30, 90)):
+        result = run(parameters(tmp_path, steps=steps, schedule_steps=90, **fields), silent)
+        assert result.steps == steps == steps_of(tmp_path / "out")
+        assert result.evaluation is not None
+        assert result.evaluation.step == steps
+        written = pd.read_csv(tmp_path / "out" / "evaluations.csv")["step"].tolist()
+        assert written == [[10], [25, 30], [25, 50, 75, 90]][rung]
+    assert_same_training(once.checkpoint, result.checkpoint)
+    curves = [pd.read_csv(tmp_path / name / "curves.csv") for name in ("once", "out")]
+    one, other = (curve.drop(columns=["seconds", "fovs_per_second"]) for curve in curves)
+    pd.testing.assert_frame_equal(one, other)
+    for field in ("loss", "f1", "steps", "skipped_steps"):
+        assert getattr(result, field) == getattr(once, field)
+
+
+def test_the_schedule_a_training_was_laid_out_over_is_kept(tmp_path: Path) -> None:
+    """Where the rate depends on it, another length is another training, and so are fewer steps than it has done."""
+    fields: dict[str, Any] = {"schedule": "cosine", "schedule_steps": 12}
+    first = parameters(tmp_path, steps=5, **fields)
+    assert first.learning_rates(1).steps == 12
+    run(first, silent)
+    for other in ({**fields, "schedule_steps": 11}, {"schedule": "cosine"}):
+        with pytest.raises(StateError, match="other parameters"):
+            run(parameters(tmp_path, steps=10, **other), silent)
+    with pytest.raises(StateError, match="holds a training of 5 steps"):
+        run(parameters(tmp_path, steps=4, **fields), silent)
+    assert steps_of(tmp_path / "out") == 5
+    # The whole length, which is what no schedule_steps says.
+    assert run(parameters(tmp_path, steps=12, schedule="cosine"), silent).steps == 12
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"steps": 50, "schedule_steps": 40}, r"schedule_steps = 40: expected at least steps = 50"),
+        (
+            {"steps": 10, "schedule_steps": 40, "warmup_steps": 40},
+            "warmup_steps = 40: expected fewer than schedule_steps",
+        ),
+        ({"steps": 10, "warmup_steps": 10}, "warmup_steps = 10: expected fewer than steps = 10"),
+    ],
+)
+def test_a_schedule_that_does_not_fit_is_refused(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        parameters(tmp_path, **fields)
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_reduced_precision_goes_on_to_the_bit(tmp_path: Path, precision: str) -> None:
     fields: dict[str, Any] = {"precision": precision, "steps": 12, "checkpoint_every": 12, "ema": 0.9}
