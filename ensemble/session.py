@@ -15,7 +15,7 @@ from apps.core.parameters import write_json
 from ensemble import service, sites
 from ensemble.campaigns import Campaign
 from ensemble.jobs import CampaignJobs
-from ensemble.sites.processes import end_all, launchers
+from ensemble.sites.processes import end_all
 
 log = logging.getLogger(__name__)
 
@@ -71,19 +71,22 @@ def open_session(
         from apps.definitions import register
 
         app_ids = register(site.id)
-        ours.note(f"launcher {site.name}", bool(launchers(site.path)))
-        stack.enter_context(_kept_running(site, nodes, wall_time_min))
+        ours.note(f"launcher {site.name}", sites.has_launcher(site))
+        stack.enter_context(_kept_running(home, site, nodes, wall_time_min))
         yield stack.enter_context(CampaignJobs(campaign, app_ids, site.path / "data"))
 
 
 @contextlib.contextmanager
-def _kept_running(site: sites.Site, nodes: int, wall_time_min: int) -> Iterator[None]:
+def _kept_running(home: Path, site: sites.Site, nodes: int, wall_time_min: int) -> Iterator[None]:
     """See to it that agent and launcher run, now and whenever one has ended: a launcher's walltime is shorter than
-    a search."""
+    a search.  A service that has crashed is started again; one that the user stopped is not."""
 
     def look() -> None:
+        if service.status(home).phase is service.Phase.CRASHED:
+            log.warning("the service has crashed and is started again home=%s", home)
+            service.start(home)
         sites.start_agent(site)  # does nothing where it runs
-        if not launchers(site.path):
+        if not sites.has_launcher(site):
             log.info("asking for a launcher site=%s nodes=%d", site.name, nodes)
             sites.submit_batch_job(site, nodes, wall_time_min)
 

@@ -7,31 +7,30 @@ from typing import Any
 
 OWNER = "ensemble"
 
-# What Balsam's migrations (missing from its wheel) would add to the tables of its models.
+# What Balsam's migrations (missing from its wheel) would add to the tables of its models; and one index more, without
+# which asking what has changed lately (ensemble.polling) reads all jobs that ever ended: 0.3 s where there are 60,000.
 INDEXES = (
-    "CREATE INDEX ix_jobs_tags ON jobs USING gin (tags jsonb_path_ops)",
-    "CREATE INDEX ix_log_events_job_id ON log_events (job_id)",
-    "CREATE INDEX ix_transfer_items_job_id ON transfer_items (job_id)",
-    "CREATE INDEX ix_job_parent_ids ON jobs USING gin (parent_ids)",
-    "CREATE INDEX jobs_app_id_fkey ON jobs (app_id)",
+    "ix_jobs_tags ON jobs USING gin (tags jsonb_path_ops)",
+    "ix_log_events_job_id ON log_events (job_id)",
+    "ix_transfer_items_job_id ON transfer_items (job_id)",
+    "ix_job_parent_ids ON jobs USING gin (parent_ids)",
+    "jobs_app_id_fkey ON jobs (app_id)",
+    "ix_jobs_last_update ON jobs (last_update)",
 )
 
 
 def prepare() -> None:
-    """Create the tables where they are missing, all in one transaction."""
+    """Create tables and indexes where they are missing, all in one transaction."""
     import sqlalchemy
     from balsam.server.models import Base, get_engine
 
-    engine = get_engine()
-    if sqlalchemy.inspect(engine).has_table("jobs"):
-        return
     # The models define this index twice under one name; ours replaces both.
     jobs = Base.metadata.tables["jobs"]
     jobs.indexes = {index for index in jobs.indexes if index.name != "ix_jobs_tags"}
-    with engine.begin() as connection:
+    with get_engine().begin() as connection:
         Base.metadata.create_all(connection)
-        for statement in INDEXES:
-            connection.execute(sqlalchemy.text(statement))
+        for index in INDEXES:
+            connection.execute(sqlalchemy.text(f"CREATE INDEX IF NOT EXISTS {index}"))
 
 
 def token_of_owner() -> tuple[str, datetime]:

@@ -35,6 +35,22 @@ def submit_batch_job(site: Site, nodes: int, wall_time_min: int, filter_tags: Ma
     return int(job.id)
 
 
+def running_nodes(site: Site, tags: Mapping[str, str] | None = None) -> int:
+    """Nodes of the site's batch jobs that run just now; with `tags`, of those that run jobs with these tags.
+
+    The site's agent says it of every batch job about once a second, as the machine's scheduler says it to the agent.
+    """
+    running = client_of(site).BatchJob.objects.filter(site_id=site.id, state="running")
+    return sum(job.num_nodes for job in running if tags is None or job.filter_tags.items() <= tags.items())
+
+
+def has_launcher(site: Site) -> bool:
+    """Whether a launcher of the site runs, or is to come: a batch job waits for the agent or in the machine's queue."""
+    # In this order: what waits no longer when it is asked for has its process.
+    waiting = client_of(site).BatchJob.objects.filter(site_id=site.id, state=["pending_submission", "queued"])
+    return bool(len(waiting)) or bool(processes.batch_scripts(site.path)) or bool(processes.launchers(site.path))
+
+
 def stop_launchers(site: Site) -> bool:
     """End all launchers of the site and their jobs; False where none was running.
 

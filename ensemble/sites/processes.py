@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from collections.abc import Collection
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,8 @@ import psutil
 from ensemble.service.processes import end, family, with_variable
 from ensemble.settings import AGENT_VARIABLE, LAUNCHER_VARIABLE
 
+# Balsam gives it to the processes of a job.
+JOB_VARIABLE = "BALSAM_JOB_ID"
 AGENT_MODULE = "balsam.site.service.main"
 PID_FILE = "balsam-service.pid"
 Steps = list[tuple[signal.Signals, float]]
@@ -78,6 +81,17 @@ def end_launchers(site_path: Path) -> bool:
     return bool(found)
 
 
+def end_jobs(site_path: Path, ids: Collection[int]) -> bool:
+    """End the processes of these jobs of a site; True where there were any."""
+    found = []
+    for process in launcher_processes(site_path) if ids else []:
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(JOB_VARIABLE) in {str(number) for number in ids}:
+                found.append(process)
+    end(found, AT_ONCE)
+    return bool(found)
+
+
 def end_all(site_path: Path) -> bool:
     """End everything of a site, launchers first: their last updates need no agent, and the agent starts no new ones."""
     pilots, agent = end_launchers(site_path), end_agent(site_path)
@@ -90,6 +104,11 @@ def launchers(site_path: Path) -> list[psutil.Process]:
     return [process for process in launcher_processes(site_path) if _is_launcher(process)]
 
 
+def batch_scripts(site_path: Path) -> list[psutil.Process]:
+    """The batch scripts of a site: there from before their launcher starts until it is cleared up after."""
+    return [process for process in launcher_processes(site_path) if _is_script(process)]
+
+
 def script_of(process: psutil.Process) -> str:
     """The batch script that a process belongs to; empty where it has ended."""
     with contextlib.suppress(psutil.Error, OSError):
@@ -100,6 +119,12 @@ def script_of(process: psutil.Process) -> str:
 def _is_launcher(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return any(word.endswith(("mpi_mode.py", "serial_mode.py")) for word in process.cmdline())
+    return False
+
+
+def _is_script(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()[1:] == [script_of(process)]
     return False
 
 
