@@ -4,6 +4,7 @@
     trials = analysis.load_results("campaigns/fib25/results.parquet")
     best = analysis.select(trials, metric="m:vi", cost="m:node_hours_per_gigavoxel", cost_bound=2.0)
     analysis.plots.trial_scatter(trials, selected=best)
+    pick = analysis.select_under_budget(trials, analysis.voxels_in(1.0, (40, 6, 6)), node_hours=2e6)
 
 Every column is documented in `analysis.COLUMNS` (`analysis.describe("m:vi")`).  Importing this package costs nothing:
 pandas and matplotlib are imported with the first name that needs them.
@@ -17,33 +18,65 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import analysis.pictures as pictures
     import analysis.plots as plots
-    from analysis.columns import COLUMNS, Column, describe
+    from analysis.budget import BudgetPick, select_under_budget, voxels_in
+    from analysis.columns import COLUMNS, Column, describe, label
     from analysis.errors import AnalysisError
+    from analysis.importance import Importance, hyperparameter_importance
+    from analysis.objectives import Goal, goals_of, hypervolume_over_time, objective_front
     from analysis.report import Picture, ReportContent, write_report
     from analysis.results import load_curves, load_results
-    from analysis.selection import finished, pareto_front, select
+    from analysis.selection import ACCURACY, COST, finished, pareto_front, select
     from analysis.tables import AccuracyTable
+    from analysis.timing import cost_by_outcome, utilisation
 
 __all__ = [
+    "ACCURACY",
     "COLUMNS",
+    "COST",
     "AccuracyTable",
     "AnalysisError",
+    "BudgetPick",
     "Column",
+    "Goal",
+    "Importance",
     "Picture",
     "ReportContent",
+    "cost_by_outcome",
     "describe",
     "finished",
+    "goals_of",
+    "hyperparameter_importance",
+    "hypervolume_over_time",
+    "label",
     "load_curves",
     "load_results",
+    "objective_front",
     "pareto_front",
     "pictures",
     "plots",
     "select",
+    "select_under_budget",
+    "utilisation",
+    "voxels_in",
     "write_report",
 ]
 
 _HOME_OF = {
+    "BudgetPick": "analysis.budget",
+    "select_under_budget": "analysis.budget",
+    "voxels_in": "analysis.budget",
+    "Goal": "analysis.objectives",
+    "goals_of": "analysis.objectives",
+    "hypervolume_over_time": "analysis.objectives",
+    "objective_front": "analysis.objectives",
+    "Importance": "analysis.importance",
+    "hyperparameter_importance": "analysis.importance",
+    "cost_by_outcome": "analysis.timing",
+    "utilisation": "analysis.timing",
+    "ACCURACY": "analysis.selection",
+    "COST": "analysis.selection",
     "COLUMNS": "analysis.columns",
+    "label": "analysis.columns",
     "Column": "analysis.columns",
     "describe": "analysis.columns",
     "AnalysisError": "analysis.errors",

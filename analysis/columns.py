@@ -5,6 +5,8 @@ Names follow DeepHyper's results.csv where that has one: `p:` marks a hyperparam
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,8 +40,14 @@ _IDENTITY = (
         "trial", "whole", "trial", "number of the trial in its search; campaign, search and trial are unique together"
     ),
     Column("job_id", "text", "job", "Balsam job that ran the trial (DeepHyper: its job number)"),
-    Column("job_status", "text", "state", "DONE or FAILED; of trials that have not ended: READY, RUNNING, CANCELLED"),
-    Column("attempt", "number", "attempts", "how many times the trial was started, 1 for the first"),
+    Column(
+        "job_status",
+        "text",
+        "state",
+        "DONE, STOPPED (given up by the promotion rule; its values are those of the last rung that it reported) or "
+        "FAILED; of trials that have not ended: READY, RUNNING, PAUSED (between two rungs), CANCELLED",
+    ),
+    Column("attempt", "number", "attempts", "how many times a job of the trial was started, over all its rungs"),
 )
 
 _SEARCH = (
@@ -49,6 +57,11 @@ _SEARCH = (
         "objective",
         "what the search maximises (DeepHyper's convention), NaN where the trial gave none; several are objective_0, "
         "objective_1, ...; in results.csv a failure is F_<kind>, which loading turns into NaN and m:failure",
+    ),
+    Column("m:rung", "number", "rung", "the last rung that the trial reported: 0 for the smallest budget"),
+    Column("m:budget", "number", "budget", "budget of that rung (training steps, as a rule); all values are of it"),
+    Column(
+        "m:stopped", "text", "why stopped", "why the trial was not promoted further; missing where it was not stopped"
     ),
 )
 
@@ -60,12 +73,20 @@ _TIME = (
         "when the search submitted the trial: UTC epoch seconds (DeepHyper's own CSV: seconds since the search began)",
     ),
     Column("m:timestamp_gather", "number", "gathered (s)", "when the search received the outcome, in the same seconds"),
-    Column("m:timestamp_start", "number", "start (s)", "when the trial's process started, UTC epoch seconds"),
-    Column("m:timestamp_end", "number", "end (s)", "when it had its result, UTC epoch seconds"),
+    Column("m:timestamp_start", "number", "start (s)", "when the trial's first process started, UTC epoch seconds"),
+    Column("m:timestamp_end", "number", "end (s)", "when its last one had a result or failed, UTC epoch seconds"),
+    Column(
+        "m:runs",
+        "text",
+        "runs",
+        "start:end of every process of the trial (rungs, further attempts), in order, parted by spaces, UTC epoch "
+        "seconds; a trial of one process may leave it out",
+    ),
 )
 
 _COST = (
-    Column("m:wall_seconds", "number", "wall time (s)", "end - start of the process"),
+    Column("m:wall_seconds", "number", "wall time (s)", "end - start, summed over the trial's processes"),
+    Column("m:nodes", "number", "nodes", "nodes that a job of the trial held; 1 where it is missing"),
     Column("m:node_seconds", "number", "node time (s)", "wall time times the nodes that the trial held"),
     Column("m:cpu_seconds", "number", "CPU time (s)", "user and system time of the process and its children"),
     Column("m:peak_memory_bytes", "number", "peak memory (bytes)", "largest resident set of the process or of a child"),
@@ -138,7 +159,8 @@ _FAILURE = (
         "m:failure",
         "text",
         "failure",
-        "kind: bad_configuration, diverged, lost_node, walltime, killed, bug; missing where the trial did not fail",
+        "kind: bad_configuration, diverged, hung, lost_node, walltime, killed, bug; missing where the trial did not "
+        "fail",
     ),
     Column("m:failure_message", "text", "what happened", "the message of the failure"),
 )
@@ -157,6 +179,9 @@ COLUMNS: dict[str, Column] = {
     for column in group
 }
 
+_RUNG_OBJECTIVE = re.compile(r"m:(?P<objective>objective(_\d+)?)_rung_(?P<rung>\d+)")
+"""`m:objective_rung_2`: the objective that rung 2 reported; `m:objective_1_rung_2` where there are several."""
+
 REQUIRED = ("campaign", "search", "trial", "job_id", "job_status", "attempt", "objective", "m:failure")
 """What a loaded table always has, filled in where the file does not hold it."""
 
@@ -172,7 +197,20 @@ def describe(name: str) -> Column:
         return Column(name, "any", name[2:].replace("_", " "), "hyperparameter of the trial, of its own type")
     if is_objective(name):
         return Column(name, "number", name.replace("_", " "), "one of several objectives, maximised")
+    if rung := _RUNG_OBJECTIVE.fullmatch(name):
+        objective = rung["objective"].replace("_", " ")
+        return Column(name, "number", f"{objective} at rung {rung['rung']}", f"the {objective} that the rung reported")
     raise AnalysisError(f"{name!r}: no such column; expected p:NAME or one of {', '.join(COLUMNS)}")
+
+
+def rung_columns(names: Iterable[str], objective: str = "objective") -> dict[int, str]:
+    """Rung -> the column of an objective's value there, of those that a table has, in order of rungs."""
+    found = {
+        int(match["rung"]): name
+        for name in names
+        if (match := _RUNG_OBJECTIVE.fullmatch(name)) and match["objective"] == objective
+    }
+    return dict(sorted(found.items()))
 
 
 def is_objective(name: str) -> bool:

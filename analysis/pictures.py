@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import AnalysisError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Slice = NDArray[Any]
 Colours = NDArray[np.uint8]
@@ -49,6 +52,17 @@ def colours(labels: Slice, seed: int = 0) -> Colours:
     value = 0.75 + 0.25 * ((number * 0.7548776662466927) % 1.0)
     saturation = 0.6 + 0.4 * ((number * 0.5698402909980532) % 1.0)
     return _rgb(hue, saturation, value)
+
+
+def figure_uri(figure: Figure, dpi: int = 150) -> str:
+    """A matplotlib figure as a data URI: PNG with a palette of 128 colours, a third of the size of one without."""
+    from PIL import Image
+
+    plain, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(plain, format="png", dpi=dpi)
+    with Image.open(plain) as image:
+        image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
+    return data_uri(small.getvalue())
 
 
 def match_ids(segmentation: Slice, truth: Slice) -> Slice:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
 from collections.abc import Mapping
@@ -12,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analysis import pictures, plots, tables
+from analysis import pictures, report_plots, tables
+from analysis.budget import BudgetPick
 from analysis.errors import AnalysisError
-from analysis.results import load_curves
-from analysis.selection import ACCURACY, COST, finished
+from analysis.selection import ACCURACY, COST
 from analysis.tables import AccuracyTable, Table
 
 if TYPE_CHECKING:
     import numpy as np
-    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
 TEMPLATE = "report.html.j2"
@@ -53,6 +51,7 @@ class ReportContent:
         trials: the results table, as `load_results` gives it.
         selected, reason: the selected row of it, and a sentence on why that one.
         metric, minimize, cost, cost_bound: what it was selected by.
+        pick: where it was selected for a volume and a budget: how sure that is.
         trivial: name of a trivial answer (one_object, nothing, threshold) -> its scores (fields of the evaluation's
             Scores) on the validation box; they stand below the trials.
         deployment: accuracy of the deployed segmentation beside the trivial answers there.
@@ -73,6 +72,7 @@ class ReportContent:
     minimize: bool = True
     cost: str = COST
     cost_bound: float | None = None
+    pick: BudgetPick | None = None
     trivial: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     deployment: AccuracyTable | None = None
     pictures: tuple[Picture, ...] = ()
@@ -139,45 +139,12 @@ def render(content: ReportContent) -> str:
         deployment=tables.accuracy_table(deployment) if deployment else None,
         verdict=tables.verdict(deployment) if deployment else None,
         pictures=[_panels(picture) for picture in content.pictures],
-        plots=_plots(content),
+        failures=tables.failures_table(content.trials),
+        pick=tables.pick_table(content.pick, content.metric, content.cost) if content.pick else None,
+        plots={name: pictures.figure_uri(figure) for name, figure in report_plots.search_plots(content).items()},
         costs=_frame(content.costs) if content.costs is not None else None,
         note=tables.ZERO_NOTE,
     )
-
-
-def _plots(content: ReportContent) -> dict[str, str]:
-    """Name -> data URI of the plots for which the table has numbers."""
-    made: dict[str, Figure] = {}
-    trials = content.trials
-    scored = set(trials.columns) >= {content.metric} and len(finished(trials, content.metric)) > 0
-    if scored and content.cost in trials and len(finished(trials, content.metric, content.cost)):
-        made["scatter"] = plots.trial_scatter(
-            trials,
-            content.metric,
-            content.cost,
-            content.minimize,
-            content.selected,
-            content.cost_bound,
-            tables.named_values(content.trivial, content.metric),
-        )
-    if scored:
-        made["trajectory"] = plots.search_trajectory(trials, content.metric, content.minimize)
-    if {"m:timestamp_start", "m:timestamp_end"} <= set(trials.columns) and len(trials):
-        made["utilisation"] = plots.worker_utilisation(trials, content.workers)
-    names = {int(index): f"trial {number}" for index, number in enumerate(trials["trial"])}
-    if trials["search"].nunique() > 1:
-        names = {index: f"{search}, {names[index]}" for index, search in enumerate(trials["search"])}
-    curves = {names[index]: curve for index, curve in load_curves(trials.reset_index(drop=True)).items()}
-    if curves:
-        chosen = None if content.selected is None else names.get(list(trials.index).index(content.selected.name))
-        made["curves"] = plots.learning_curves(curves, chosen)
-    return {name: _figure_uri(figure) for name, figure in made.items()}
-
-
-def _figure_uri(figure: Figure) -> str:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=170)
-    return pictures.data_uri(stream.getvalue())
 
 
 def _panels(picture: Picture) -> _Panels:

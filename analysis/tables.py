@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.columns import label
+from analysis.budget import BudgetPick
+from analysis.columns import is_objective, label
 
 TRIVIAL_NAMES = {
     "one_object": "everything one object",
@@ -25,7 +26,8 @@ ZERO_NOTE = (
 )
 
 SCORES = ("vi", "vi_split", "vi_merge", "adapted_rand_error", "filled_fraction", "objects")
-LARGEST_TABLE = 40
+LARGEST_TABLE, MOST_RIVALS = 40, 10
+LONGEST_MESSAGE = 300
 
 Scores = Mapping[str, float]
 
@@ -78,15 +80,25 @@ def trials_table(
     cost: str,
     trivial: Mapping[str, Scores],
 ) -> Table:
-    """Trials from the best to the worst, those without a value last, and the trivial answers below."""
-    known = table.assign(_key=_key(table, metric, minimize)).sort_values(
-        ["_key", "search", "trial"], kind="stable", na_position="last"
-    )
+    """Trials from the best to the worst, those without a value last, and the trivial answers below.
+
+    Trials that were stopped come below the finished ones, whatever their values: those are of smaller budgets.
+    """
+    known = table.assign(
+        _stopped=(table["job_status"] == "STOPPED") & _key(table, metric, minimize).notna(),
+        _rung=-table["m:rung"] if "m:rung" in table else 0.0,
+        _key=_key(table, metric, minimize),
+        _valued=_key(table, metric, minimize).isna(),
+    ).sort_values(["_valued", "_stopped", "_rung", "_key", "search", "trial"], kind="stable", na_position="last")
     varied, constant = _hyperparameters(table)
+    objectives = [name for name in table.columns if is_objective(name) and table[name].notna().any()]
     measured = dict.fromkeys(
-        (metric, "m:vi", "m:vi_split", "m:vi_merge", "m:adapted_rand_error", "m:f1", cost, "m:wall_seconds")
-    )
-    columns = [name for name in measured if name in table]
+        (
+            metric, "m:vi", "m:vi_split", "m:vi_merge", "m:adapted_rand_error", "m:f1", cost,
+            *(objectives if len(objectives) > 1 else ()), "m:budget", "m:wall_seconds",
+        )
+    )  # fmt: skip
+    columns = [name for name in measured if name in table and table[name].notna().any()]
     several = table["search"].nunique() > 1
     heads = (*(("search",) if several else ()), "trial", "state", *(label(c) for c in (*varied, *columns)))
     rows = []
@@ -146,11 +158,43 @@ def verdict(accuracy: AccuracyTable) -> str:
 
 def count_states(table: pd.DataFrame) -> str:
     """How many trials ended in which way, in words."""
-    done = int((table["job_status"] == "DONE").sum())
-    parts = [f"{done} of {len(table)} trials gave a result"]
+    states = table["job_status"].value_counts()
+    parts = [f"{states.get('DONE', 0)} of {len(table)} trials gave a result"]
+    if stopped := states.get("STOPPED", 0):
+        parts.append(f"{stopped} stopped at a smaller budget")
+    if open_ones := len(table) - sum(states.get(state, 0) for state in ("DONE", "STOPPED", "FAILED")):
+        parts.append(f"{open_ones} not ended")
     for kind, count in table["m:failure"].value_counts().sort_index().items():
         parts.append(f"{count} failed ({kind})")
     return ", ".join(parts)
+
+
+def failures_table(table: pd.DataFrame) -> Table | None:
+    """One row a kind of failure: how many trials, and what the first of them said; None without failures."""
+    failed = table[table["m:failure"].notna()]
+    rows = []
+    for kind, trials in failed.groupby("m:failure"):
+        first = trials.iloc[0]
+        said = first.get("m:failure_message")
+        example = f"trial {first['trial']}: {said}" if isinstance(said, str) else f"trial {first['trial']}"
+        short = example if len(example) <= LONGEST_MESSAGE else example[: LONGEST_MESSAGE - 1] + "…"
+        rows.append(Row((str(kind).replace("_", " "), text(len(trials)), short), "failed"))
+    return Table(("failure", "trials", "the first"), tuple(rows)) if rows else None
+
+
+def pick_table(pick: BudgetPick, metric: str, cost: str) -> Table:
+    """The pick and the trials that could as well be the best within the budget, and what is known of the choice."""
+    heads = ("trial", label(metric), label(cost), "chance of being the best")
+    several = pick.rivals["search"].nunique() > 1
+    rows = []
+    for _, rival in pick.rivals.head(MOST_RIVALS).iterrows():
+        chosen = (rival["search"], rival["trial"]) == (pick.row["search"], pick.row["trial"])
+        name = f"{rival['search']}, {rival['trial']}" if several else str(rival["trial"])
+        chance = MISSING if math.isnan(rival["chance"]) else f"{rival['chance']:.0%}"
+        rows.append(Row((name, text(rival[metric]), text(rival[cost]), chance), "selected" if chosen else ""))
+    left = len(pick.rivals) - len(rows)
+    more = (f"{left} further trials share in nine tenths of the probability.",) if left else ()
+    return Table(heads, tuple(rows), (*more, pick.sentence(label(metric))))
 
 
 def named_values(trivial: Mapping[str, Scores], metric: str) -> dict[str, float]:

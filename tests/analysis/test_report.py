@@ -14,6 +14,7 @@ import pytest
 
 import analysis
 from analysis import tables
+from tests.analysis.samples import FAILURES, search_table
 from tests.analysis.test_results import trial, write
 
 NAMES = ("vi", "vi_split", "vi_merge", "adapted_rand_error", "filled_fraction", "objects")
@@ -89,7 +90,7 @@ def test_the_page_is_whole_and_needs_no_other_file(tmp_path: Path) -> None:
     page = Page(text)
     assert page.addresses, "it has pictures"
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
-    assert len(page.addresses) == 4 + 3 + 1, "four plots, three panels, one bare image"
+    assert len(page.addresses) == 6 + 3 + 1, "six plots, three panels, one bare image"
     assert "http" not in re.sub(r"base64,[^\"]*", "", text)
     for said in (
         "campaign &lt;c&gt;",
@@ -135,6 +136,72 @@ def test_a_table_with_little_in_it(tmp_path: Path) -> None:
     Page(path.read_text())
     empty = analysis.ReportContent(title="t", headline="h", trials=table.iloc[:0])
     Page(analysis.write_report(path, empty).read_text())
+
+
+def without_result(state: str, failure: str | None) -> pd.DataFrame:
+    """Trials of which none has a value."""
+    table = search_table(30)
+    table["job_status"], table["m:vi"], table["m:failure"] = state, np.nan, failure
+    return table
+
+
+@pytest.mark.parametrize(
+    ("table", "plots"),
+    [
+        # scatter, trajectory, hypervolume, importance, parallel, utilisation, outcomes, and objectives or rungs
+        (search_table(30, objectives=3), 8),
+        (search_table(30, rungs=3), 8),
+        (without_result("FAILED", "bug"), 2),
+        (without_result("RUNNING", None), 2),
+    ],
+    ids=["three objectives", "rungs", "all failed", "all running"],
+)
+def test_tables_of_every_kind_have_a_page(tmp_path: Path, table: pd.DataFrame, plots: int) -> None:
+    given = analysis.ReportContent(title="t", headline="h", trials=table, trivial=TRIVIAL)
+    text = analysis.write_report(tmp_path / "r.html", given).read_text()
+    assert len(Page(text).addresses) == plots
+
+
+def test_four_thousand_trials_make_a_small_page(tmp_path: Path) -> None:
+    table = search_table(4000, rungs=3, objectives=2, workers=512)
+    pick = analysis.select_under_budget(table, 1e9, 20.0)
+    given = analysis.ReportContent(title="t", headline="h", trials=table, selected=pick.row, pick=pick)
+    path = analysis.write_report(tmp_path / "r.html", given)
+    assert path.stat().st_size < 700_000
+    text = path.read_text()
+    Page(text)
+    for said in (
+        "stopped at a smaller budget",
+        "chance of being the best",
+        "is to be expected of it",
+        "bad configuration",
+    ):
+        assert said in text
+
+
+def test_failures_are_told_by_kind() -> None:
+    table = search_table(120)
+    shown = tables.failures_table(table)
+    assert shown is not None
+    assert [row.cells[0] for row in shown.rows] == sorted(kind.replace("_", " ") for kind in FAILURES)
+    assert sum(int(row.cells[1]) for row in shown.rows) == table["m:failure"].notna().sum()
+    assert "diverged at step 15" in next(row for row in shown.rows if row.cells[0] == "diverged").cells[2]
+    long = table.assign(**{"m:failure_message": "x" * 5000})
+    cut = tables.failures_table(long)
+    assert cut is not None and len(cut.rows[0].cells[2]) == tables.LONGEST_MESSAGE
+    assert tables.failures_table(table[table["job_status"] == "DONE"]) is None
+
+
+def test_stopped_trials_come_below_finished_ones() -> None:
+    table = search_table(30, rungs=3)
+    table.loc[table["job_status"] == "STOPPED", "m:vi"] = 0.01  # of a smaller budget: no reason to lead
+    shown = tables.trials_table(table, None, "m:vi", True, "m:node_hours_per_gigavoxel", {})
+    states = [row.cells[1].split(":")[0] for row in shown.rows]
+    assert states == sorted(states, key=["done", "stopped", "failed"].index)
+    assert "budget" in shown.heads
+    counted = tables.count_states(table)
+    assert f"{states.count('stopped')} stopped at a smaller budget" in counted
+    assert "not ended" in tables.count_states(table.assign(job_status="PAUSED"))
 
 
 def test_long_tables_are_cut(tmp_path: Path) -> None:
