@@ -13,12 +13,12 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from apps.core.progress import read_progress
 from apps.core.stage import RESULT_FILE
-from ensemble.jobs import CampaignJobs
+from ensemble.workflow import Jobs
 
 Folders = Callable[[], dict[str, Path]]
 
 
-def job_folders(jobs: CampaignJobs, keys: Iterable[str]) -> dict[str, Path]:
+def job_folders(jobs: Jobs, keys: Iterable[str]) -> dict[str, Path]:
     """Last part of the key -> work directory, of the tasks that have no result yet."""
     folders = {key.rpartition("/")[2]: jobs.workdir(key) for key in keys}
     return {label: folder for label, folder in folders.items() if not (folder / RESULT_FILE).exists()}

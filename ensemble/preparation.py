@@ -14,8 +14,8 @@ from apps.core.boxes import Box, Triple
 from apps.core.errors import DataError, ParameterError, StateError
 from apps.core.volumes import open_volume
 from ensemble.campaigns import Campaign, CampaignData, CampaignPlan
-from ensemble.jobs import CampaignJobs, Task
-from ensemble.workflow import run_tasks
+from ensemble.jobs import Task
+from ensemble.workflow import Jobs, run_tasks
 
 # Voxels zyx of the generated phantom, and the largest validation and test boxes: what two cores do in minutes.
 PHANTOM_SHAPE: Triple = (96, 160, 256)
@@ -169,9 +169,9 @@ class Preparation:
 
 
 def prepare(
-    campaign: Campaign, jobs: CampaignJobs, wanted: Geometry, on_progress: Callable[[int, int], None] | None = None
+    campaign: Campaign, jobs: Jobs, wanted: Geometry, on_progress: Callable[[int, int], None] | None = None
 ) -> Preparation:
-    """Do what is missing of the preparation, as Balsam jobs, and write down what trials read.
+    """Do what is missing of the preparation, as tasks of the campaign, and write down what trials read.
 
     Raises StateError where the campaign was prepared for smaller canvases than are wanted now.
     """

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from apps.core.errors import EnsembleError, FailureKind, UserError
-from ensemble.jobs import CampaignJobs, Outcome, Task
+from ensemble.jobs import Outcome, Task
+
+
+class Jobs(Protocol):
+    """Who does tasks: CampaignJobs on Balsam, LocalJobs on this machine.  What the methods do is said there."""
+
+    def submit(self, task: Task) -> Future[Outcome]: ...
+
+    def outcome(self, key: str) -> Outcome | None: ...
+
+    def forget(self, keys: Iterable[str]) -> None: ...
+
+    def workdir(self, key: str) -> Path: ...
 
 
 class TaskFailedError(EnsembleError):
@@ -20,7 +32,7 @@ class TaskRejectedError(UserError):
 
 
 def run_tasks(
-    jobs: CampaignJobs, tasks: Sequence[Task], on_progress: Callable[[int, int], None] | None = None
+    jobs: Jobs, tasks: Sequence[Task], on_progress: Callable[[int, int], None] | None = None
 ) -> dict[str, dict[str, Any]]:
     """Do every task, and return key -> record (what the stage wrote to result.json).
 
@@ -45,7 +57,7 @@ def run_tasks(
     return {task.key: _record(future) for future, task in futures.items()}
 
 
-def to_do_again(jobs: CampaignJobs, tasks: Sequence[Task]) -> list[str]:
+def to_do_again(jobs: Jobs, tasks: Sequence[Task]) -> list[str]:
     """Keys of the tasks that failed or whose output is gone, and of all that wait for them directly or not.
 
     In `tasks` what a task waits for comes before it.

@@ -4,6 +4,9 @@ A search file defines `search = Search(...)`; `ensemble search run FILE` runs it
 `BalsamEvaluator`.  Nothing is imported from DeepHyper before it is needed.
 """
 
-from ensemble.search.definition import Search, load_search
+# DeepHyper imports Ray where that is installed, which puts a psutil of its own first: ours is loaded before it.
+import psutil  # noqa: F401
 
-__all__ = ["Search", "load_search"]
+from ensemble.search.definition import JobSize, Retries, Search, TrialRequest, load_search
+
+__all__ = ["JobSize", "Retries", "Search", "TrialRequest", "load_search"]

@@ -1,130 +1,329 @@
-"""The driver of a search: keeps workers busy until enough trials have ended."""
+"""The driver of a search: keeps the nodes busy until enough trials have ended.
+
+It decides, from the journal alone, what runs next: attempts that are due again, trials promoted to their next rung, new
+suggestions.  Every decision is on disk before it is acted on.  Where trials run is the runner's business, what is worth
+trying the optimiser's, which trials go on the promotion rule's.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+import math
+import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import Any
 
-from apps.core.errors import ParameterError, StateError
-from ensemble.campaigns import Campaign
-from ensemble.jobs import CampaignJobs
-from ensemble.search.definition import Search
-from ensemble.search.ledger import Ledger, Trial
-from ensemble.search.table import write_table
+from apps.core.errors import FailureKind, ParameterError
+from ensemble.jobs import Outcome
+from ensemble.search import events
+from ensemble.search.definition import Configuration, JobSize, ObjectivesError, Search
+from ensemble.search.ledger import Ledger, Trial, TrialState
+from ensemble.search.promotion import RungTrial
+from ensemble.search.runners.contract import Assignment, Report, Runner, refused
+from ensemble.search.suggestions import Suggestions
 
 log = logging.getLogger(__name__)
 
+# How long a report is waited for before the number of nodes, attempts that are due and the limits are looked at.
+LOOK_S = 1.0
+# A search this wide hands out somewhat more trials than there are nodes: a node that gets free finds one waiting.  That
+# is as many as end in the time from an end to the next start, and a few for their unevenness.
+WIDE = 16
+QUEUED_S, QUEUED_SHARE = 1.5, 0.03
+# Over how long the rate of ends is taken.
+RATE_S = 10.0
+# Why trials are stopped that no rule gave up.
+SEARCH_ENDED = "the search ended"
+# Of the driver's time so much may go into the promotion rule, where asking it takes longer than this.
+DECIDE_SHARE, DECIDE_S = 0.2, 0.01
+
 
 @dataclass(frozen=True)
-class SearchRun:
-    """One search of one campaign: where its journal, its trials' files and its table are."""
+class Limits:
+    """How much a driver does.  Raises ParameterError where a number is not positive.
 
-    campaign: Campaign
-    name: str
-
-    @property
-    def folder(self) -> Path:
-        return self.campaign.folder / "searches" / self.name
-
-    @property
-    def journal(self) -> Path:
-        return self.folder / "journal.jsonl"
-
-    def ledger(self) -> Ledger:
-        """What is known of the search so far (empty before it starts), to read."""
-        return Ledger(self.journal)
-
-
-def searches_of(campaign: Campaign) -> list[SearchRun]:
-    """The searches that were started in a campaign."""
-    return [
-        SearchRun(campaign, path.parent.name) for path in sorted((campaign.folder / "searches").glob("*/journal.jsonl"))
-    ]
-
-
-def run_search(
-    run: SearchRun,
-    search: Search,
-    jobs: CampaignJobs,
-    workers: int,
-    trials: int,
-    on_change: Callable[[Ledger], None] = lambda ledger: None,
-) -> Ledger:
-    """Run until `trials` trials have ended, `workers` at a time; returns the ledger.
-
-    Continues what the journal holds: finished trials are told to the optimiser, open ones are found again in Balsam.
-    The campaign's table is written after every result.  `on_change` is called after every change of the ledger.
-    Raises ParameterError where workers or trials are not positive, StateError where the campaign has no data.
+    Attributes:
+        workers: nodes at a time, at most; fewer where the runner has fewer.
+        trials: trials in all, those of earlier drivers counted.
+        queued: single-node trials beyond the nodes that wait at the runner; None: as many as are soon needed.
     """
-    for name, value in (("workers", workers), ("trials", trials)):
-        if value < 1:
-            raise ParameterError(f"{name} = {value}: expected at least 1")
-    data = run.campaign.data
-    if data is None:
-        raise StateError(f"campaign {run.campaign.name}: its data is not prepared; give --data and --labels")
-    from ensemble.search.evaluator import BalsamEvaluator
-    from ensemble.search.optimizer import BayesianOptimizer
 
-    run.folder.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(run.journal, repair=True)  # the session holds the campaign's lock
-    problem = search.problem_for(data)
-    _check_space(run, ledger, set(problem.hyperparameter_names))
-    seed = run.campaign.plan.seed
-    evaluator = BalsamEvaluator(
-        run.name, search, data, ledger, jobs, run.folder / "trials", seed=seed, num_workers=workers
-    )
-    log_dir = str(run.folder / "deephyper")
-    optimizer = BayesianOptimizer(problem, search, evaluator, seed, len(ledger.trials), log_dir)
-    optimizer.tell(ledger.final_trials())
-    told = {trial.number for trial in ledger.final_trials()}
-    outstanding = [trial.configuration for trial in ledger.open_trials()]
-    if outstanding:
-        log.info("found open trials=%d", len(outstanding))
-        evaluator.submit(outstanding)
-    running, exhausted = len(outstanding), False
-    try:
+    workers: int
+    trials: int
+    queued: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("workers", self.workers), ("trials", self.trials)):
+            if value < 1:
+                raise ParameterError(f"{name} = {value}: expected at least 1")
+
+    def queue_of(self, nodes: int, ends_per_s: float) -> int:
+        """How many trials may wait at the runner while so many nodes are busy and so many trials end a second."""
+        if self.queued is not None:
+            return self.queued
+        return math.ceil(QUEUED_SHARE * nodes + QUEUED_S * ends_per_s) if nodes >= WIDE else 0
+
+
+class Driver:
+    """Runs one search in one thread.
+
+    Args:
+        search: what to run.
+        ledger: its journal; trials that earlier drivers left open are gone on with.
+        suggestions: new configurations; it is told of every trial in the journal first.
+        runner: runs trials.
+        limits: asked anew before every decision, so that they can be changed while the search runs.
+        on_change: called after every round of decisions; what it raises ends the search.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        ledger: Ledger,
+        suggestions: Suggestions,
+        runner: Runner,
+        limits: Callable[[], Limits],
+        on_change: Callable[[Ledger], None] = lambda ledger: None,
+    ) -> None:
+        self._search, self._ledger, self._suggestions, self._runner = search, ledger, suggestions, runner
+        self._limits, self._on_change = limits, on_change
+        self._outstanding: dict[int, Assignment] = {}
+        self._spare: deque[Configuration] = deque()  # taken, and not yet of any trial
+        self._nodes_held = 0  # by what is outstanding
+        self._unsized: dict[int, Exception] = {}  # what the search file's function of the size raised
+        self._refused: list[Report] = []  # assignments that no runner is given, not yet taken in
+        self._promoted: deque[int] = deque()
+        self._seen: dict[int, RungTrial] = {}  # what the promotion rule saw last
+        self._undecided = True
+        self._decide_at = 0.0
+        self._ends: deque[float] = deque()  # of the last RATE_S seconds
+
+    def run(self) -> None:
+        """Run until the limits' number of trials has ended, or the space holds no further configuration."""
+        self._take_up()
         while True:
-            while running < workers and len(ledger.trials) < trials and not exhausted:
-                configuration = optimizer.ask([trial.configuration for trial in ledger.trials])
-                exhausted = configuration is None
-                if configuration is not None:
-                    evaluator.submit([configuration])
-                    running += 1
-            on_change(ledger)
-            if running == 0:
-                break
-            running -= len(evaluator.gather("BATCH", 1))
-            news = [trial for trial in ledger.final_trials() if trial.number not in told]
-            optimizer.tell(news)
-            told |= {trial.number for trial in news}
-            write_table(run.campaign)
-    finally:
-        evaluator.close()  # forgets what is outstanding; the jobs are Balsam's, and the next driver finds them again
-    if exhausted:
-        log.warning("the space holds no further configuration; trials=%d of %d", len(ledger.trials), trials)
-    write_table(run.campaign)
-    return ledger
+            self._hand_out()
+            self._on_change(self._ledger)
+            if not self._outstanding and not self._to_come():
+                if self._close_rungs():
+                    continue
+                return
+            reports = self._runner.wait(0.0 if self._refused else self._patience())
+            self._refused, refusals = [], self._refused
+            self._take_in(refusals + reports)
+
+    def _take_up(self) -> None:
+        """Go on with what the journal holds."""
+        observations = [observation for trial in self._ledger.trials if (observation := trial.observation())]
+        self._suggestions.tell(observations)
+        observed = {id(observation.configuration) for observation in observations}
+        self._suggestions.avoid(t.configuration for t in self._ledger.trials if id(t.configuration) not in observed)
+        if len(self._ledger.trials) < self._limits().trials:
+            stopped = [trial.number for trial in self._ledger.trials if trial.reason.endswith(SEARCH_ENDED)]
+            self._ledger.append([events.reopened(number) for number in stopped])
+        running = self._ledger.in_state(TrialState.SUBMITTED)
+        if running:
+            log.info("found running trials=%d", len(running))
+        self._submit([self._assignment(trial, trial.rung, trial.attempt) for trial in running])
+
+    def _hand_out(self) -> None:
+        """Decide what runs next, write it down, and hand it to the runner."""
+        limits = self._limits()
+        nodes = min(limits.workers, self._runner.nodes())
+        free = nodes + limits.queue_of(nodes, self._ends_per_s()) - self._nodes_held
+        now = time.time()
+        decided: list[events.Event] = self._decide()
+        assignments: list[Assignment] = []
+
+        def hand_out(assignment: Assignment) -> None:
+            nonlocal free
+            free -= (nodes := assignment.size.num_nodes)
+            decided.append(events.submitted(assignment.trial, assignment.rung, assignment.attempt, nodes))
+            assignments.append(assignment)
+
+        for trial in self._waiting():
+            if free > 0 and trial.not_before <= now:
+                hand_out(self._assignment(trial, trial.rung, trial.attempt + 1))
+        while free > 0 and self._promoted:
+            trial = self._ledger.trials[self._promoted.popleft()]
+            hand_out(self._assignment(trial, trial.rung + 1, 1))
+        for trial in self._ledger.in_state(TrialState.SUGGESTED):
+            if free > 0:
+                hand_out(self._assignment(trial, 0, 1))
+        number = len(self._ledger.trials)
+        self._fetch(min(free, limits.trials - number))
+        while free > 0 and self._spare and number < limits.trials:
+            trial = Trial(number, self._spare.popleft(), now)
+            decided.append(events.suggested(number, trial.configuration))
+            hand_out(self._assignment(trial, 0, 1))
+            number += 1
+        self._ledger.append(decided)
+        self._submit(assignments)
+
+    def _decide(self) -> list[events.Event]:
+        """Ask the promotion rule, where something was reported since it was asked last."""
+        if not self._search.rungs or not self._undecided:
+            return []
+        begin = time.monotonic()
+        if begin < self._decide_at and self._outstanding:
+            return []
+        self._undecided = False
+        decision = self._search.promotion.decide(self._rung_trials(), len(self._search.rungs))
+        self._promoted = deque(decision.promote)
+        end = time.monotonic()
+        if end - begin > DECIDE_S:
+            self._decide_at = end + (end - begin) * (1 / DECIDE_SHARE - 1)
+        return [self._stopped(number, type(self._search.promotion).__name__) for number in decision.stop]
+
+    def _close_rungs(self) -> bool:
+        """Nothing runs and nothing new will: what still waits at a rung goes on for the last time, or is given up.
+
+        Returns whether something goes on.
+        """
+        if not self._search.rungs:
+            return False
+        decision = self._search.promotion.finish(self._rung_trials(), len(self._search.rungs))
+        self._ledger.append([self._stopped(number, SEARCH_ENDED) for number in decision.stop])
+        self._promoted = deque(decision.promote)
+        return bool(decision.promote)
+
+    def _stopped(self, number: int, why: str) -> events.Event:
+        return events.stopped(number, f"not promoted from rung {self._ledger.trials[number].rung}: {why}")
+
+    def _rung_trials(self) -> list[RungTrial]:
+        for trial in self._ledger.trials:
+            if not trial.reports:
+                continue
+            seen, waiting = self._seen.get(trial.number), trial.state is TrialState.PAUSED
+            if seen is None or seen.waiting is not waiting or len(seen.values) != len(trial.reports):
+                values = tuple(report.objectives for report in trial.reports)
+                self._seen[trial.number] = RungTrial(trial.number, values, waiting)
+        return list(self._seen.values())
+
+    def _fetch(self, wanted: int) -> None:
+        """Take suggestions, so that so many are spare where there are.
+
+        It waits for one only where nothing else could be done meanwhile.
+        """
+        missing = wanted - len(self._spare)
+        if missing > 0 and (self._suggestions.ready or not self._outstanding):
+            self._spare.extend(c for c in self._suggestions.take(missing) if self._ledger.find(c) is None)
+
+    def _to_come(self) -> bool:
+        """Whether something will run that does not yet."""
+        if self._waiting() or self._promoted or (self._undecided and self._search.rungs):
+            return True
+        if self._ledger.in_state(TrialState.SUGGESTED):
+            return True
+        if len(self._ledger.trials) >= self._limits().trials:
+            return False
+        if self._spare or not self._suggestions.exhausted:
+            return True
+        log.warning("the space holds no further configuration; trials=%d", len(self._ledger.trials))
+        return False
+
+    def _waiting(self) -> list[Trial]:
+        return self._ledger.in_state(TrialState.WAITING)
+
+    def _patience(self) -> float:
+        due = [trial.not_before - time.time() for trial in self._waiting()]
+        if self._undecided and self._search.rungs:
+            due.append(self._decide_at - time.monotonic())
+        return max(0.0, min([LOOK_S, *due]))
+
+    def _assignment(self, trial: Trial, rung: int, attempt: int) -> Assignment:
+        search, configuration = self._search, trial.configuration
+        try:
+            size = search.size_of(configuration)
+        except Exception as error:
+            size, self._unsized[trial.number] = JobSize(), error
+        return Assignment(trial.number, rung, attempt, configuration, search.budget(rung), size, search.time_limit_s)
+
+    def _submit(self, assignments: list[Assignment]) -> None:
+        self._outstanding |= {assignment.trial: assignment for assignment in assignments}
+        self._nodes_held += sum(assignment.size.num_nodes for assignment in assignments)
+        runnable = [assignment for assignment in assignments if assignment.trial not in self._unsized]
+        for assignment in assignments:
+            if error := self._unsized.pop(assignment.trial, None):
+                self._refused.append(Report(assignment, refused(f"trial {assignment.trial}", error)))
+        if runnable:
+            self._runner.submit(runnable)
+
+    def _take_in(self, reports: list[Report]) -> None:
+        """Write down how assignments ended, and tell the optimiser."""
+        reports = [report for report in reports if self._outstanding.get(report.assignment.trial) == report.assignment]
+        if not reports:
+            return
+        self._ledger.append([self._event(report) for report in reports])
+        for report in reports:
+            del self._outstanding[report.assignment.trial]
+            self._nodes_held -= report.assignment.size.num_nodes
+        trials = [self._ledger.trials[report.assignment.trial] for report in reports]
+        self._suggestions.tell([observation for trial in trials if (observation := trial.observation())])
+        self._undecided = True
+        self._ends.extend([time.monotonic()] * len(reports))
+
+    def _ends_per_s(self) -> float:
+        while self._ends and self._ends[0] < time.monotonic() - RATE_S:
+            self._ends.popleft()
+        return len(self._ends) / RATE_S
+
+    def _event(self, report: Report) -> events.Event:
+        """What the end of an assignment means."""
+        assignment, outcome = report.assignment, report.outcome
+        trial, rung = assignment.trial, assignment.rung
+        if outcome.record is not None and outcome.failure is None:
+            try:
+                objectives = self._search.measure(outcome.record["result"])
+            except ObjectivesError:
+                raise  # nothing is written down: with a corrected search file the result is there
+            except Exception as error:
+                if not isinstance(error, ValueError) and not any(trial.reports for trial in self._ledger.trials):
+                    raise ObjectivesError(
+                        f"the search file's objective fails on the first result: {type(error).__name__}: {error}; mend "
+                        "it and run the search again, with --accept-changes: nothing is lost"
+                    ) from error
+                log.warning("objective failed key=%s error=%s", outcome.key, error)
+                return events.ended(trial, rung, None, objective_failed(plain_outcome(outcome), error))
+            outcome = plain_outcome(outcome)
+            if rung < self._search.last_rung:
+                return events.reported(trial, rung, objectives, outcome)
+            return events.ended(trial, rung, objectives, outcome)
+        assert outcome.failure is not None
+        retries = self._search.retries
+        if outcome.failure.transient and assignment.attempt < retries.attempts:
+            log.info("attempt failed key=%s kind=%s", outcome.key, outcome.failure)
+            return events.attempt_failed(trial, rung, outcome, time.time() + retries.wait_s(assignment.attempt))
+        return events.ended(trial, rung, None, outcome)
 
 
-def _check_space(run: SearchRun, ledger: Ledger, names: set[str]) -> None:
-    """Raise StateError where the journal's trials are of another space than the search file now defines."""
-    for trial in ledger.trials:
-        if set(trial.configuration) != names:
-            raise StateError(
-                f"search {run.name} of campaign {run.campaign.name}: its trials have the hyperparameters "
-                f"{', '.join(trial.configuration)}, the file now {', '.join(sorted(names))}; rename the changed file"
-            )
+def objective_failed(outcome: Outcome, error: Exception) -> Outcome:
+    """The outcome of a trial whose result the search file's objective function cannot read."""
+    message = f"the search's objective function failed on the result: {type(error).__name__}: {error}"
+    return Outcome(outcome.key, outcome.job_id, outcome.record, FailureKind.BUG, message, outcome.attempts)
+
+
+def plain_outcome(outcome: Outcome) -> Outcome:
+    """The same with a record that is JSON, as a stage's is; that of a Python function need not be.
+
+    Numbers that are not finite become None, NumPy's become plain ones, everything else its text.
+    """
+    try:
+        json.dumps(outcome.record, allow_nan=False)
+    except (TypeError, ValueError):
+        text = json.dumps(outcome.record, default=_plain, skipkeys=True)
+        return replace(outcome, record=json.loads(text, parse_constant=lambda name: None))
+    return outcome
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def best_trial(ledger: Ledger) -> Trial | None:
-    """The finished trial with the largest (first) objective; None before there is one."""
-    done = [trial for trial in ledger.final_trials() if trial.objective is not None]
-
-    def first(trial: Trial) -> float:
-        objective = trial.objective
-        assert objective is not None
-        return objective[0] if isinstance(objective, tuple) else objective
-
-    return max(done, key=first, default=None)
+    """The trial with the largest (first) objective of those that have one at the highest rung reached; or None."""
+    known = [trial for trial in ledger.trials if trial.objectives is not None]
+    return max(known, key=lambda trial: (trial.reports[-1].rung, trial.reports[-1].objectives), default=None)

@@ -1,63 +1,50 @@
-"""A DeepHyper Evaluator whose evaluations are Balsam jobs.
-
-From one's own DeepHyper script:
+"""A DeepHyper Evaluator whose evaluations are Balsam jobs, for one's own DeepHyper script.
 
     with open_session(...) as jobs:
-        evaluator = BalsamEvaluator(name, search, data, ledger, jobs, folder, num_workers=64)
+        evaluator = BalsamEvaluator(run, search, jobs, num_workers=64)
         CBO(problem, evaluator).search(max_evals=1000)
 
-A configuration is submitted once in the life of its ledger: asked for again (the script was killed and run again), it
-is found in the ledger, finished or running, and its result is returned.  A failed trial becomes the objective
-`F_<kind>`; it never ends the search.  Submission and polling are those of `CampaignJobs`: one thread each.
+A configuration is submitted once in the life of its journal: asked for again (the script was killed and run again), it
+is found there, finished or running, and its result is returned.  A failed trial becomes the objective `F_<kind>`; it
+never ends the search.  Submission and polling are those of `CampaignJobs`: one thread each.  Trials run whole, with the
+budget of the last rung; promotion, back-off and suggestions beside the workers' time are our own driver's (run.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import math
-from pathlib import Path
-from typing import Any
 
 from deephyper.evaluator import Evaluator, HPOJob
 
-from apps.core.errors import EnsembleError, FailureKind
-from ensemble.campaigns import CampaignData
 from ensemble.jobs import CampaignJobs, Outcome, Task
-from ensemble.search.definition import Configuration, Objective, Search
+from ensemble.search import events
+from ensemble.search.definition import Configuration, ObjectivesError, Search
+from ensemble.search.driver import objective_failed
 from ensemble.search.keys import trial_key
-from ensemble.search.ledger import Ledger, Trial
-
-log = logging.getLogger(__name__)
+from ensemble.search.ledger import Trial, TrialState
+from ensemble.search.run import SearchRun, open_ledger
+from ensemble.search.runners import Assignment, TrialParameters, refused
+from ensemble.search.space import plain_configuration
 
 
 class BalsamEvaluator(Evaluator):
     """Evaluate configurations as Balsam jobs of one campaign.
 
     Args:
-        name: the search's name; its trials are tagged `search=name`.
-        search, data: what is searched, on what.
-        ledger: the journal of this search.
+        run: which search of which campaign; its trials are tagged `search=<name>`.
+        search: how a configuration becomes a job, and a result an objective.
         jobs: the campaign's jobs.
-        folder: where trials write their checkpoints and volumes, one folder each.
-        seed: given to every trial.
         num_workers: how many trials DeepHyper keeps outstanding.
+
+    Raises StateError where the campaign has no data, or the journal is of another search.
     """
 
-    def __init__(
-        self,
-        name: str,
-        search: Search,
-        data: CampaignData,
-        ledger: Ledger,
-        jobs: CampaignJobs,
-        folder: Path,
-        seed: int = 0,
-        num_workers: int = 1,
-    ) -> None:
+    def __init__(self, run: SearchRun, search: Search, jobs: CampaignJobs, num_workers: int = 1) -> None:
         super().__init__(run_function=search.parameters, num_workers=num_workers)
-        self._name, self._search, self._data = name, search, data
-        self._ledger, self._jobs, self._folder, self._seed = ledger, jobs, folder, seed
+        self._run, self._search, self._jobs = run, search, jobs
+        self._ledger = open_ledger(run, search)
+        self._parameters = TrialParameters(search, run.data(), run.trials_folder, run.campaign.plan.seed)
+        self._locks: dict[int, asyncio.Lock] = {}
 
     def submit(self, args_list: list[Configuration]) -> None:
         """Write the suggestions down, then hand them to the event loop."""
@@ -69,61 +56,59 @@ class BalsamEvaluator(Evaluator):
         """Have one configuration evaluated; the objective is a number, several, or `F_<kind>`."""
         trial = self._ledger.find(job.args)
         assert trial is not None  # submit() wrote it down
-        if not trial.state.final:
-            await self._evaluate(trial)
+        async with self._locks.setdefault(trial.number, asyncio.Lock()):  # DeepHyper may ask for it twice
+            if not trial.state.final:
+                await self._evaluate(trial)
         assert trial.outcome is not None
-        failed = trial.outcome.failure
         job.set_output(
             {
-                "objective": f"F_{failed}" if failed else trial.objective,
+                "objective": f"F_{trial.failure}" if trial.failure else trial.objective,
                 "metadata": {"trial": trial.number, "balsam_job_id": trial.outcome.job_id},
             }
         )
         return job
 
     async def _evaluate(self, trial: Trial) -> None:
-        key = trial_key(self._name, trial.number)
+        rung, attempt = self._search.last_rung, self._attempt(trial)
+        key = trial_key(self._run.name, trial.number, rung, attempt)
+        task: Task | Outcome
         try:
-            task = self._task(key, trial)
+            task = self._task(trial, key, rung, attempt)
         except Exception as error:
-            # A configuration that its own stage refuses is an observation, known before any node is spent on it; an
-            # error in the search file's function is one of this trial, and does not end the search.
-            kind = error.kind if isinstance(error, EnsembleError) else FailureKind.BUG
-            self._ledger.submitted(trial)
-            self._ledger.ended(trial, Outcome(key, 0, None, kind, f"{type(error).__name__}: {error}"), None)
-            return
-        self._ledger.submitted(trial)
-        outcome = await asyncio.wrap_future(self._jobs.submit(task))
-        self._ledger.ended(trial, *self._observe(outcome))
+            task = refused(key, error)
+        if trial.state is not TrialState.SUBMITTED:
+            nodes = task.num_nodes if isinstance(task, Task) else 1
+            self._ledger.append([events.submitted(trial.number, rung, attempt, nodes)])
+        outcome = await asyncio.wrap_future(self._jobs.submit(task)) if isinstance(task, Task) else task
+        objectives, outcome = self._observe(outcome)
+        self._ledger.append([events.ended(trial.number, rung, objectives, outcome)])
 
-    def _task(self, key: str, trial: Trial) -> Task:
-        output = str(self._folder / f"{trial.number:04d}")
-        parameters = self._search.parameters(trial.configuration, self._data, output, self._seed)
-        tags = {"search": self._name, "trial": str(trial.number)}
-        return Task(key, self._search.stage, parameters.to_dict(), tags)
+    def _attempt(self, trial: Trial) -> int:
+        """The attempt at the last rung that is to be made, or that was begun before."""
+        if trial.rung != self._search.last_rung or trial.state is TrialState.SUGGESTED:
+            return 1
+        return trial.attempt + (trial.state is TrialState.WAITING)
 
-    def _observe(self, outcome: Outcome) -> tuple[Outcome, Objective | None]:
-        if outcome.record is None:
-            return outcome, None
+    def _task(self, trial: Trial, key: str, rung: int, attempt: int) -> Task:
+        size = self._search.size_of(trial.configuration)
+        assignment = Assignment(trial.number, rung, attempt, trial.configuration, self._search.budget(rung), size)
+        return Task(
+            key,
+            self._search.stage,
+            self._parameters.make(assignment),
+            {"search": self._run.name, "trial": str(trial.number)},
+            num_nodes=size.num_nodes,
+            ranks_per_node=size.ranks_per_node,
+            time_limit_s=self._search.time_limit_s,
+            max_attempts=self._search.retries.attempts,
+        )
+
+    def _observe(self, outcome: Outcome) -> tuple[tuple[float, ...] | None, Outcome]:
+        if outcome.record is None or outcome.failure is not None:
+            return None, outcome
         try:
-            found = self._search.objective(outcome.record["result"])
-            numbers = tuple(float(number) for number in (found if isinstance(found, tuple) else (found,)))
-            if not all(math.isfinite(number) for number in numbers):
-                raise ValueError(f"the objective is {found}, which is not finite")
+            return self._search.measure(outcome.record["result"]), outcome
+        except ObjectivesError:
+            raise
         except Exception as error:
-            log.warning("objective failed key=%s error=%s", outcome.key, error)
-            message = f"the search's objective function failed on the result: {error}"
-            return Outcome(
-                outcome.key, outcome.job_id, outcome.record, FailureKind.BUG, message, outcome.attempts
-            ), None
-        return outcome, numbers if isinstance(found, tuple) else numbers[0]
-
-
-def plain_configuration(configuration: dict[str, Any]) -> Configuration:
-    """The same values as JSON types: numpy scalars unpacked, NaN (an inactive hyperparameter) as None."""
-
-    def plain(value: Any) -> Any:
-        value = value.item() if hasattr(value, "item") else value
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    return {name: plain(value) for name, value in configuration.items()}
+            return None, objective_failed(outcome, error)

@@ -1,7 +1,8 @@
 """The journal of a search and the trials rebuilt from it.
 
 Every event is a line of JSON, flushed to disk before it is acted on.  The state of a search is what the lines say: a
-driver that starts anew reads them, asks Balsam for the rest, and goes on.  One process writes: the campaign's driver.
+driver that starts anew reads them, asks the runner for the rest, and goes on.  One process writes: the campaign's
+driver.  Anyone may read, also while it is written.
 """
 
 from __future__ import annotations
@@ -10,37 +11,64 @@ import enum
 import json
 import os
 import threading
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from apps.core.errors import DataError, FailureKind
+from apps.core.errors import DataError, FailureKind, StateError
 from apps.core.parameters import json_hash
 from ensemble.jobs import Outcome
 from ensemble.search.definition import Configuration, Objective
+from ensemble.search.events import Event, suggested
+from ensemble.search.optimizers.contract import Observation
 
 
 class TrialState(enum.StrEnum):
-    """SUGGESTED by the optimiser → SUBMITTED to Balsam → DONE with an objective, or FAILED with a kind."""
+    """Where a trial stands.
+
+    SUGGESTED: the optimiser gave it.  SUBMITTED: the runner has it.  WAITING: the machine ended its job, another
+    attempt is due later.  PAUSED: a rung is done, the promotion rule will say whether it goes on.  DONE: it has the
+    objectives of the last rung.  FAILED: with a kind.  STOPPED: the rule gave it up, or the search ended, with what it
+    has reported; a search that goes on with more trials has the latter wait again.
+    """
 
     SUGGESTED = "SUGGESTED"
     SUBMITTED = "SUBMITTED"
+    WAITING = "WAITING"
+    PAUSED = "PAUSED"
     DONE = "DONE"
     FAILED = "FAILED"
+    STOPPED = "STOPPED"
 
     @property
     def final(self) -> bool:
-        return self in (TrialState.DONE, TrialState.FAILED)
+        return self in (TrialState.DONE, TrialState.FAILED, TrialState.STOPPED)
 
 
 TRANSITIONS: dict[TrialState, frozenset[TrialState]] = {
     TrialState.SUGGESTED: frozenset({TrialState.SUBMITTED}),
-    TrialState.SUBMITTED: frozenset({TrialState.DONE, TrialState.FAILED}),
+    TrialState.SUBMITTED: frozenset({TrialState.WAITING, TrialState.PAUSED, TrialState.DONE, TrialState.FAILED}),
+    TrialState.WAITING: frozenset({TrialState.SUBMITTED}),
+    TrialState.PAUSED: frozenset({TrialState.SUBMITTED, TrialState.STOPPED}),
     TrialState.DONE: frozenset(),
     TrialState.FAILED: frozenset(),
+    TrialState.STOPPED: frozenset({TrialState.PAUSED}),
 }
+
+# Failures that the configuration is to blame for: the optimiser learns to stay away.  The others say nothing of it.
+OWN_FAULT = frozenset({FailureKind.BAD_CONFIGURATION, FailureKind.DIVERGED, FailureKind.HUNG})
+
+
+@dataclass(frozen=True)
+class RungReport:
+    """What a trial gave at one rung."""
+
+    rung: int
+    time: float
+    objectives: tuple[float, ...]
+    outcome: Outcome
 
 
 @dataclass
@@ -51,9 +79,13 @@ class Trial:
         number: 0, 1, ... in the order of suggestion.
         configuration: hyperparameter -> value; None where a condition makes it inactive.
         state: see TrialState.
-        suggested, submitted, ended: UTC epoch seconds.
-        objective: number(s) of a DONE trial.
-        outcome: how its job ended.
+        suggested, submitted, ended: UTC epoch seconds; submitted is the first time, ended when the state became final.
+        rung, attempt, nodes: of its last submission.
+        starts: how often a job of it was started, over all rungs.
+        not_before: when a WAITING trial may be submitted again.
+        reports: of the rungs that it completed, in order.
+        outcome: how its last job ended.
+        reason: why a STOPPED trial was given up.
     """
 
     number: int
@@ -62,18 +94,50 @@ class Trial:
     state: TrialState = TrialState.SUGGESTED
     submitted: float | None = None
     ended: float | None = None
-    objective: Objective | None = None
+    rung: int = 0
+    attempt: int = 0
+    nodes: int = 1
+    starts: int = 0
+    not_before: float = 0.0
+    reports: list[RungReport] = field(default_factory=list)
     outcome: Outcome | None = None
+    reason: str = ""
+
+    @property
+    def objectives(self) -> tuple[float, ...] | None:
+        """Those of the last rung that it completed; None before there is one, and of a trial that failed."""
+        return self.reports[-1].objectives if self.reports and self.state is not TrialState.FAILED else None
+
+    @property
+    def objective(self) -> Objective | None:
+        """The same, as DeepHyper has it: a number where there is one objective."""
+        objectives = self.objectives
+        return objectives[0] if objectives is not None and len(objectives) == 1 else objectives
+
+    @property
+    def failure(self) -> FailureKind | None:
+        """The kind of a FAILED trial."""
+        return self.outcome.failure if self.outcome and self.state is TrialState.FAILED else None
+
+    def observation(self) -> Observation | None:
+        """What the optimiser learns from it so far; None where there is nothing to learn."""
+        if self.failure in OWN_FAULT:
+            return Observation(self.configuration, None)
+        return Observation(self.configuration, self.reports[-1].objectives) if self.reports else None
 
     def move(self, state: TrialState) -> None:
         """Change the state.  Raises ValueError for a transition that is not allowed."""
-        if state not in TRANSITIONS[self.state]:
-            raise ValueError(f"trial {self.number}: {self.state} -> {state} is no transition")
-        self.state = state
+        self.state = _moved(self.number, self.state, state)
 
 
 class Ledger:
-    """All trials of one search, and their journal file.  Thread-safe."""
+    """All trials of one search, and their journal file.  Thread-safe.
+
+    Attributes:
+        trials: by number.
+        begun: the last `search_begun` event.
+        reports: how often the end of a job was written down.
+    """
 
     def __init__(self, path: Path, repair: bool = False) -> None:
         """Read the journal at `path`, or start one.
@@ -86,28 +150,65 @@ class Ledger:
         if repair and path.is_file():
             _cut_torn_line(path)
         self._lock = threading.RLock()
+        self._read_bytes = 0
+        self._read_lines = 0
         self.trials: list[Trial] = []
+        self._ended: dict[int, Trial] = {}
+        self.begun: Event | None = None
+        self.reports = 0
         self._by_hash: dict[str, Trial] = {}
-        if path.is_file():
-            for number, event in enumerate(_read_lines(path), start=1):
+        self._open: dict[TrialState, dict[int, Trial]] = {state: {} for state in TrialState if not state.final}
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Read what was appended since; returns whether there was something.  For readers: a driver knows already.
+
+        Raises DataError where a line is damaged.
+        """
+        with self._lock:
+            lines = self._new_lines()
+            for line in lines:
+                self._read_lines += 1
+                where = f"{self._path}: line {self._read_lines}"
+                try:
+                    event = json.loads(line)
+                except ValueError as error:
+                    raise DataError(f"{where} is no JSON ({error}); restore the file from a copy") from error
                 try:
                     self._apply(event)
                 except (KeyError, ValueError, IndexError, TypeError) as error:
-                    raise DataError(
-                        f"{path}: line {number} is damaged ({error}); restore the file from a copy"
-                    ) from error
+                    raise DataError(f"{where} is damaged ({error}); restore the file from a copy") from error
+            return bool(lines)
+
+    def begin(self, event: Event, accept_changes: bool = False) -> None:
+        """Say what the search is (`search_begun`), or check that it is still the one that the journal is of.
+
+        Raises StateError where hyperparameters, objectives, rungs or seed are others, and, unless `accept_changes`,
+        where the search file has changed.
+        """
+        if self.begun is None:
+            self.append([event])
+            return
+        for name in ("names", "objectives", "rungs", "seed"):
+            if event[name] != self.begun[name]:
+                raise StateError(
+                    f"{self._path}: its trials have the {_SPOKEN[name]} {_spoken(self.begun[name])}, the search file "
+                    f"now {_spoken(event[name])}; rename the changed file, which makes it another search"
+                )
+        if event["source"] != self.begun["source"]:
+            if not accept_changes:
+                raise StateError(
+                    f"{self._path}: the search file has changed since its trials began; rename it, which makes it "
+                    "another search, or accept that trials of both are compared: --accept-changes"
+                )
+            self.append([event])
 
     def suggest(self, configurations: Sequence[Configuration]) -> list[Trial]:
         """Make a trial of every configuration that has none; returns one trial a configuration, old or new."""
         with self._lock:
             fresh = {json_hash(c): c for c in configurations if json_hash(c) not in self._by_hash}
-            first, now = len(self.trials), time.time()
-            self._record(
-                [
-                    {"event": "suggested", "trial": first + i, "configuration": c, "time": now}
-                    for i, c in enumerate(fresh.values())
-                ]
-            )
+            first = len(self.trials)
+            self.append([suggested(first + i, c) for i, c in enumerate(fresh.values())])
             return [self._by_hash[json_hash(c)] for c in configurations]
 
     def find(self, configuration: Configuration) -> Trial | None:
@@ -115,92 +216,177 @@ class Ledger:
         with self._lock:
             return self._by_hash.get(json_hash(configuration))
 
-    def submitted(self, trial: Trial) -> None:
-        """Say that the trial is about to be submitted (a second time is nothing new)."""
-        with self._lock:
-            if trial.state is TrialState.SUGGESTED:
-                self._record([{"event": "submitted", "trial": trial.number, "time": time.time()}])
+    def append(self, events: Sequence[Event]) -> None:
+        """Write events to disk, all or none of them, then let them happen.
 
-    def ended(self, trial: Trial, outcome: Outcome, objective: Objective | None) -> None:
-        """Say how the trial ended: an objective, or the outcome's failure."""
-        failure = outcome.failure.value if outcome.failure else None
-        self._record(
-            [
-                {
-                    "event": "ended",
-                    "trial": trial.number,
-                    "time": time.time(),
-                    "key": outcome.key,
-                    "job_id": outcome.job_id,
-                    "objective": objective,
-                    "record": outcome.record,
-                    "failure": failure,
-                    "message": outcome.message,
-                    "attempts": outcome.attempts,
-                }
-            ]
-        )
+        Raises DataError where the file cannot be written, ValueError for an event that cannot happen to its trial;
+        nothing has happened then.
+        """
+        if not events:
+            return
+        with self._lock:
+            self._check(events)
+            data = "".join(json.dumps(event, allow_nan=False) + "\n" for event in events).encode()
+            try:
+                _append(self._path, data)
+            except OSError as error:
+                raise DataError(f"{self._path}: cannot be written ({error.strerror}); free space, run again") from error
+            self._read_bytes += len(data)
+            self._read_lines += len(events)
+            for event in events:
+                self._apply(event)
+
+    @property
+    def ended(self) -> list[Trial]:
+        """The trials in a final state, in the order in which they came to it."""
+        with self._lock:
+            return list(self._ended.values())
 
     def open_trials(self) -> list[Trial]:
         """Trials that have not ended, in order."""
         with self._lock:
-            return [trial for trial in self.trials if not trial.state.final]
+            found = [trial for trials in self._open.values() for trial in trials.values()]
+            return sorted(found, key=attrgetter("number"))
+
+    def in_state(self, state: TrialState) -> list[Trial]:
+        """The open trials in this state, in order; cheap, however many trials have ended."""
+        with self._lock:
+            return [self._open[state][number] for number in sorted(self._open[state])]
 
     def final_trials(self) -> list[Trial]:
         """Trials that have ended, in order."""
         with self._lock:
-            return [trial for trial in self.trials if trial.state.final]
+            return sorted(self._ended.values(), key=attrgetter("number"))
 
-    def _record(self, events: list[dict[str, Any]]) -> None:
-        if not events:
+    def _new_lines(self) -> list[bytes]:
+        """The whole lines of the file that were not read yet."""
+        if not self._path.is_file():
+            return []
+        with self._path.open("rb") as stream:
+            stream.seek(self._read_bytes)
+            data = stream.read()
+        whole = data.rfind(b"\n") + 1
+        self._read_bytes += whole
+        return data[:whole].splitlines()
+
+    def _check(self, events: Sequence[Event]) -> None:
+        """Raise ValueError where one of these cannot happen: a line that no reader understands is never written."""
+        number, after = len(self.trials), dict[int, TrialState]()
+        for event in events:
+            if event["event"] == "search":
+                continue
+            trial = event["trial"]
+            if event["event"] == "suggested":
+                if trial != number:
+                    raise ValueError(f"trial {trial} where {number} was expected")
+                number, after[trial] = number + 1, TrialState.SUGGESTED
+                continue
+            after[trial] = _moved(trial, after.get(trial) or self.trials[trial].state, _state_after(event))
+
+    def _apply(self, event: Event) -> None:
+        kind = event["event"]
+        if kind == "search":
+            self.begun = event
             return
-        with self._lock:
-            text = "".join(json.dumps(event, allow_nan=False) + "\n" for event in events)
-            try:
-                with self._path.open("a") as stream:
-                    stream.write(text)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-            except OSError as error:
-                raise DataError(f"{self._path}: cannot be written ({error.strerror}); free space, run again") from error
-            for event in events:
-                self._apply(event)
-
-    def _apply(self, event: dict[str, Any]) -> None:
-        kind, number = event["event"], event["trial"]
+        number = event["trial"]
         if kind == "suggested":
             if number != len(self.trials):
                 raise ValueError(f"trial {number} where {len(self.trials)} was expected")
             trial = Trial(number, event["configuration"], event["time"])
             self.trials.append(trial)
+            self._open[trial.state][number] = trial
             self._by_hash[json_hash(trial.configuration)] = trial
             return
         trial = self.trials[number]
-        if kind == "submitted":
-            trial.move(TrialState.SUBMITTED)
-            trial.submitted = event["time"]
-        elif kind == "ended":
-            failure = FailureKind(event["failure"]) if event["failure"] else None
-            trial.move(TrialState.FAILED if failure else TrialState.DONE)
-            trial.ended = event["time"]
-            objective = event["objective"]
-            trial.objective = tuple(objective) if isinstance(objective, list) else objective
-            trial.outcome = Outcome(
-                event["key"], event["job_id"], event["record"], failure, event["message"], event["attempts"]
-            )
+        self.reports += "record" in event
+        before = trial.state
+        _happened(trial, event)
+        (self._ended if before.final else self._open[before]).pop(number)
+        if trial.state.final:
+            self._ended[number] = trial
         else:
-            raise ValueError(f"unknown event {kind!r}")
+            self._open[trial.state][number] = trial
+
+
+def _happened(trial: Trial, event: Event) -> None:
+    """Let an event of a trial's life happen to it."""
+    kind = event["event"]
+    trial.move(_state_after(event))
+    if kind == "submitted":
+        trial.submitted = trial.submitted or event["time"]
+        trial.rung, trial.attempt, trial.nodes = event["rung"], event["attempt"], event["nodes"]
+        return
+    if kind == "stopped":
+        trial.ended, trial.reason = event["time"], event["reason"]
+        return
+    if kind == "reopened":
+        trial.ended, trial.reason = None, ""
+        return
+    outcome = _outcome(event)
+    if kind == "attempt failed":
+        trial.not_before = event["not_before"]
+    elif kind == "ended":
+        trial.ended = event["time"]
+    trial.outcome = outcome
+    trial.starts += outcome.attempts
+    if kind in ("reported", "ended") and not outcome.failure:
+        trial.reports.append(RungReport(event["rung"], event["time"], tuple(event["objectives"]), outcome))
+
+
+def _state_after(event: Event) -> TrialState:
+    """The state that an event of a trial's life brings it to.  Raises ValueError for an unknown one."""
+    kind = event["event"]
+    if kind == "ended":
+        return TrialState.FAILED if event["failure"] else TrialState.DONE
+    if kind not in _STATE_AFTER:
+        raise ValueError(f"unknown event {kind!r}")
+    return _STATE_AFTER[kind]
+
+
+_STATE_AFTER = {
+    "submitted": TrialState.SUBMITTED,
+    "attempt failed": TrialState.WAITING,
+    "reported": TrialState.PAUSED,
+    "stopped": TrialState.STOPPED,
+    "reopened": TrialState.PAUSED,
+}
+
+
+def _moved(trial: int, before: TrialState, after: TrialState) -> TrialState:
+    if after not in TRANSITIONS[before]:
+        raise ValueError(f"trial {trial}: {before} -> {after} is no transition")
+    return after
+
+
+def _outcome(event: Event) -> Outcome:
+    failure = FailureKind(event["failure"]) if event["failure"] else None
+    return Outcome(event["key"], event["job_id"], event["record"], failure, event["message"], event["starts"])
+
+
+_SPOKEN = {"names": "hyperparameters", "objectives": "objectives", "rungs": "rungs", "seed": "seed"}
+
+
+def _spoken(value: Any) -> str:
+    return (", ".join(map(str, value)) or "(none)") if isinstance(value, list) else str(value)
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Append to a file and flush to disk; where that fails, what was written of it is taken back."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, size)
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _cut_torn_line(path: Path) -> None:
     with path.open("r+b") as stream:
         stream.truncate(stream.read().rfind(b"\n") + 1)
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    try:
-        return [json.loads(line) for line in data[:whole].splitlines()]
-    except ValueError as error:
-        raise DataError(f"{path}: holds a line that is no JSON ({error}); restore the file from a copy") from error

@@ -2,39 +2,65 @@
 
 from __future__ import annotations
 
-from ensemble.display import Display, job_folders
-from ensemble.jobs import CampaignJobs
+from collections.abc import Callable
+from pathlib import Path
+
+from ensemble.display import Display
 from ensemble.search.definition import Search
-from ensemble.search.driver import SearchRun, run_search
+from ensemble.search.driver import Limits
 from ensemble.search.keys import trial_key
-from ensemble.search.ledger import Ledger, Trial
+from ensemble.search.ledger import Ledger, Trial, TrialState
+from ensemble.search.run import SearchRun, run_search
+from ensemble.search.runners import Runner
+
+# Of so many trials that run at most, each has a bar of its own.
+MOST_BARS = 12
+# Of so many trials at most, each has a line when it ends; of more, `ensemble search status` tells.
+MOST_LINES = 1000
 
 
 def search_with_display(
-    run: SearchRun, search: Search, jobs: CampaignJobs, workers: int, trials: int, display: Display
+    run: SearchRun,
+    search: Search,
+    make_runner: Callable[[], Runner],
+    limits: Callable[[], Limits],
+    display: Display,
+    folder_of: Callable[[str], Path] | None = None,
+    accept_changes: bool = False,
 ) -> Ledger:
-    """`run_search`, shown: a line for every trial that ends, bars for those that run."""
-    open_keys: list[str] = []
-    shown: set[int] = set()
-    with display.phase(f"search {run.name}", lambda: job_folders(jobs, list(open_keys))) as update:
+    """`run_search`, shown: a line for every trial that ends, bars for those that run.
+
+    `folder_of`: key of a task -> folder where its job writes how far it is; without it there are no such bars.
+    """
+    folders: dict[str, Path] = {}
+    shown = 0
+    with display.phase(f"search {run.name}", lambda: dict(folders)) as update:
 
         def on_change(ledger: Ledger) -> None:
-            open_keys[:] = [trial_key(run.name, trial.number) for trial in ledger.open_trials()]
-            final = ledger.final_trials()
-            for trial in final:
-                if trial.number not in shown:
-                    shown.add(trial.number)
+            nonlocal shown
+            if folder_of is not None:
+                running = ledger.in_state(TrialState.SUBMITTED)[:MOST_BARS]
+                now = {
+                    f"trial {t.number}": folder_of(trial_key(run.name, t.number, t.rung, t.attempt)) for t in running
+                }
+                folders.clear()
+                folders.update(now)
+            ended = ledger.ended
+            for trial in ended[shown:]:
+                if len(ledger.trials) <= MOST_LINES:
                     display.say(trial_line(trial))
-            update(len(final), trials)
+            shown = len(ended)
+            update(shown, limits().trials)
 
-        return run_search(run, search, jobs, workers, trials, on_change)
+        return run_search(run, search, make_runner, limits, on_change, accept_changes)
 
 
 def trial_line(trial: Trial) -> str:
     """One line on a trial that has ended."""
     values = " ".join(f"{k}={v:.2g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.configuration.items())
-    if trial.objective is None:
+    if trial.objectives is None:
         assert trial.outcome is not None
-        return f"trial {trial.number}: {trial.outcome.failure} ({trial.outcome.message})  {values}"
-    objective = trial.objective if isinstance(trial.objective, tuple) else (trial.objective,)
-    return f"trial {trial.number}: objective {', '.join(f'{number:.4g}' for number in objective)}  {values}"
+        return f"trial {trial.number}: {trial.failure} ({trial.outcome.message})  {values}"
+    stopped = f", given up at rung {trial.rung}" if trial.state is TrialState.STOPPED else ""
+    objectives = ", ".join(f"{number:.4g}" for number in trial.objectives)
+    return f"trial {trial.number}: objective {objectives}{stopped}  {values}"

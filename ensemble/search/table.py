@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 STATUS = {
     TrialState.SUGGESTED: "READY",
     TrialState.SUBMITTED: "RUNNING",
+    TrialState.WAITING: "READY",
+    TrialState.PAUSED: "PAUSED",
     TrialState.DONE: "DONE",
     TrialState.FAILED: "FAILED",
+    TrialState.STOPPED: "STOPPED",
 }
 
 
@@ -25,7 +28,7 @@ def campaign_table(campaign: Campaign) -> pd.DataFrame:
     """Every trial of every search of the campaign, in order of search and trial number."""
     import pandas as pd
 
-    from ensemble.search.driver import searches_of
+    from ensemble.search.run import searches_of
 
     rows = [row for run in searches_of(campaign) for row in _rows(campaign, run.name, run.ledger())]
     return pd.DataFrame(rows)
@@ -39,9 +42,9 @@ def write_table(campaign: Campaign) -> Path:
 
 def table_bytes(table: pd.DataFrame) -> bytes:
     """The table as Parquet.  A column of several types (choices like "auto" and 1) is written as text."""
-    mixed = [name for name in table.columns if len({type(v) for v in table[name].dropna()} - {bool}) > 1]
-    plain = [name for name in mixed if not {type(v) for v in table[name].dropna()} <= {int, float}]
-    texts = {name: table[name].map(lambda v: None if v is None or v != v else str(v)) for name in plain}
+    kinds = {name: {type(v) for v in table[name].dropna()} for name in table.columns if table[name].dtype == object}
+    mixed = [name for name, found in kinds.items() if len(found) > 1 and not found <= {int, float}]
+    texts = {name: table[name].map(lambda v: None if v is None or v != v else str(v)) for name in mixed}
     data: bytes = table.assign(**texts).to_parquet(index=False)
     return data
 
@@ -49,15 +52,18 @@ def table_bytes(table: pd.DataFrame) -> bytes:
 def _rows(campaign: Campaign, search: str, ledger: Ledger) -> Iterator[dict[str, Any]]:
     data = campaign.data
     data_hash = data.data_hash if data else None
+    begun = ledger.begun or {}
     for trial in ledger.trials:
         yield {
             "campaign": campaign.name,
             "search": search,
             "trial": trial.number,
             **{f"p:{name}": value for name, value in trial.configuration.items()},
-            **_objectives(trial),
+            **_objectives(trial, begun.get("objectives", ["objective"])),
             "job_status": STATUS[trial.state],
+            **_rungs(trial, begun.get("rungs", [])),
             **_outcome(trial),
+            **_cost(trial),
             "m:timestamp_submit": trial.submitted,
             "m:timestamp_gather": trial.ended,
             "m:data_hash": data_hash,
@@ -65,40 +71,74 @@ def _rows(campaign: Campaign, search: str, ledger: Ledger) -> Iterator[dict[str,
         }
 
 
-def _objectives(trial: Trial) -> dict[str, Any]:
-    if isinstance(trial.objective, tuple):
-        return {f"objective_{i}": value for i, value in enumerate(trial.objective)}
-    return {"objective": trial.objective}
+def _objectives(trial: Trial, names: Sequence[str]) -> dict[str, Any]:
+    values = trial.objectives or (None,) * len(names)
+    if len(names) == 1:
+        return {"objective": values[0]}
+    return {f"objective_{i}": value for i, value in enumerate(values)}
+
+
+def _rungs(trial: Trial, budgets: Sequence[int]) -> dict[str, Any]:
+    """How far a trial of a search with rungs came, and what it had at each."""
+    if not budgets:
+        return {}
+    last = trial.reports[-1].rung if trial.reports else None
+    columns: dict[str, Any] = {
+        "m:rung": last,
+        "m:budget": None if last is None else budgets[last],
+        "m:stopped": trial.reason or None,
+    }
+    for report in trial.reports:
+        several = len(report.objectives) > 1
+        for i, value in enumerate(report.objectives):
+            columns[f"m:objective_{i}_rung_{report.rung}" if several else f"m:objective_rung_{report.rung}"] = value
+    return columns
 
 
 def _outcome(trial: Trial) -> dict[str, Any]:
+    """How its last job ended, and what the last one that gave a result measured."""
     outcome = trial.outcome
     if outcome is None:
         return {}
     columns: dict[str, Any] = {
         "job_id": outcome.job_id,
-        "attempt": outcome.attempts,
-        "m:failure": outcome.failure.value if outcome.failure else None,
-        "m:failure_message": outcome.message or None,
+        "attempt": trial.starts,
+        "m:failure": trial.failure.value if trial.failure else None,
+        "m:failure_message": (outcome.message or None) if trial.failure else None,
     }
-    if outcome.record is None:
+    if trial.failure or not trial.reports:
         return columns
-    cost = outcome.record["cost"]
-    wall = cost["end"] - cost["start"]
-    result = outcome.record["result"]
+    record = trial.reports[-1].outcome.record
+    assert record is not None
+    result = record["result"]
     columns |= {f"m:{name}": value for name, value in _measured(result)}
     if result.get("voxels_per_second"):
         columns["m:node_hours_per_gigavoxel"] = 1e9 / result["voxels_per_second"] / 3600
     return columns | {
-        "m:timestamp_start": cost["start"],
-        "m:timestamp_end": cost["end"],
+        "m:code_version": record.get("code_version"),
+        "m:configuration_hash": record.get("configuration_hash"),
+    }
+
+
+def _cost(trial: Trial) -> dict[str, Any]:
+    """What the jobs that gave a result cost, all rungs together; the machine does not say what it ended has cost."""
+    records = [report.outcome.record for report in trial.reports if report.outcome.record]
+    if trial.failure and trial.outcome and trial.outcome.record:
+        records.append(trial.outcome.record)  # a result whose objective could not be read
+    if not records:
+        return {}
+    costs = [record["cost"] for record in records]
+    wall = sum(cost["end"] - cost["start"] for cost in costs)
+    return {
+        "m:timestamp_start": costs[0]["start"],
+        "m:timestamp_end": costs[-1]["end"],
         "m:wall_seconds": wall,
-        "m:node_seconds": wall,  # a trial of today holds one node
-        "m:cpu_seconds": cost["cpu_seconds"],
-        "m:peak_memory_bytes": cost["peak_memory_bytes"],
-        "m:host": cost["host"],
-        "m:code_version": outcome.record["code_version"],
-        "m:configuration_hash": outcome.record["configuration_hash"],
+        "m:nodes": trial.nodes,
+        "m:node_seconds": wall * trial.nodes,
+        "m:runs": " ".join(f"{cost['start']:.3f}:{cost['end']:.3f}" for cost in costs),
+        "m:cpu_seconds": sum(cost.get("cpu_seconds", 0.0) for cost in costs),
+        "m:peak_memory_bytes": max(cost.get("peak_memory_bytes", 0) for cost in costs),
+        "m:host": costs[-1]["host"],
     }
 
 

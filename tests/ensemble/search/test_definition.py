@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from apps.core.errors import DataError, ParameterError
-from apps.ffn.checkpoint import CheckpointInfo, save_checkpoint
-from apps.ffn.model import ModelParameters, initial_weights
-from apps.ffn.variants import VARIANTS
-from ensemble.search.definition import Configuration, Search, load_search
-from ensemble.search.driver import SearchRun
-from ensemble.search.evaluator import BalsamEvaluator, plain_configuration
-from ensemble.search.ledger import Trial, TrialState
-from ensemble.search.optimizer import BayesianOptimizer
-from tests.ensemble.samples import campaign_data
-from tests.ensemble.search.simulated import SimulatedJobs, parameters, prepared_campaign
+from ensemble.search.definition import JobSize, ObjectivesError, Retries, Search, load_search
+from tests.ensemble.search.simulated import parameters, prepared_campaign, simulated_search
 
 
 def write(path: Path, text: str) -> Path:
@@ -50,6 +44,29 @@ def test_unknown_stage_is_named(tmp_path: Path) -> None:
         load_search(write(tmp_path / "s.py", text))
 
 
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ("problem=HpProblem()", "no free hyperparameter"),
+        ("problem=some, optimizer='nonsense'", "'nonsense'"),
+        ("problem=lambda data: some, optimizer='nonsense'", "'nonsense'"),
+        ("problem=some, optimizer_options={'nonsense': 1}", "nonsense"),
+    ],
+)
+def test_search_that_cannot_work_is_refused_before_its_data_are_prepared(
+    tmp_path: Path, changes: str, word: str
+) -> None:
+    text = (
+        "from deephyper.hpo import HpProblem\n"
+        "from ensemble.search import Search\n"
+        "some = HpProblem()\n"
+        "some.add_hyperparameter((0.0, 1.0), 'x')\n"
+        f"search = Search(parameters=None, objective=None, {changes})\n"
+    )
+    with pytest.raises(ParameterError, match=word):
+        load_search(write(tmp_path / "s.py", text))
+
+
 def test_space_without_a_free_hyperparameter_is_refused(tmp_path: Path) -> None:
     from deephyper.hpo import HpProblem
 
@@ -64,64 +81,53 @@ def test_space_without_a_free_hyperparameter_is_refused(tmp_path: Path) -> None:
         Search(object(), parameters, lambda result: 0.0).problem_for(data)
 
 
-def test_shipped_search_makes_valid_trials(tmp_path: Path) -> None:
-    name, search = load_search(Path(__file__).parents[3] / "searches" / "ffn_quick.py")
-    data = prepared_campaign(tmp_path).data
-    assert data is not None
-    problem = search.problem_for(data)
-    assert name == "ffn_quick"
-    assert {"learning_rate", "optimizer", "depth", "features"} <= set(problem.hyperparameter_names)
-    configuration = dict(problem.default_configuration)
-    made = search.parameters(configuration, data, str(tmp_path), 3).to_dict()
-    assert made["training"]["model"]["depth"] == configuration["depth"]
-    assert made["training"]["learning_rate"] == configuration["learning_rate"]
+def test_source_of_a_search_file_is_its_content(tmp_path: Path) -> None:
+    text = "from ensemble.search import Search\nsearch = Search(lambda data: None, parameters=None, objective=None)\n"
+    sources = [load_search(write(tmp_path / "s.py", text + comment))[1].source for comment in ("", "", "# changed\n")]
+    assert sources[0] == sources[1] != sources[2]
+    assert sources[0]
 
 
-def test_every_variant_of_the_variants_search_is_a_valid_trial(tmp_path: Path) -> None:
-    _, search = load_search(Path(__file__).parents[3] / "searches" / "ffn_variants.py")
-    data = prepared_campaign(tmp_path).data
-    assert data is not None
-    space = search.problem_for(data).space
-    space.seed(0)
-    seen = set()
-    for sampled in map(plain_configuration, map(dict, space.sample_configuration(60))):
-        made = search.parameters(sampled, data, str(tmp_path), 3).to_dict()["training"]["model"]
-        assert made["variant"] == sampled["variant"]
-        assert made["kernel"][0] == sampled["kernel_z"]
-        if made["variant"] == "bottleneck":
-            assert made["bottleneck"] == sampled["bottleneck"]
-        if made["variant"] == "twoscale":
-            assert made["coarse"][0] == sampled["coarse_z"]
-        seen.add(made["variant"])
-    assert seen == set(VARIANTS)
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"rungs": (10, 10)}, "rungs"),
+        ({"rungs": (0, 10)}, "rungs"),
+        ({"rungs": (30, 10)}, "rungs"),
+        ({"objectives": ()}, "objectives"),
+        ({"time_limit_s": 0.0}, "time_limit_s"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(change: dict[str, Any], word: str) -> None:
+    with pytest.raises(ParameterError, match=word):
+        simulated_search(**change)
 
 
-def test_starting_from_a_checkpoint_is_one_of_the_choices(tmp_path: Path) -> None:
-    """Trials that start from it have its architecture, and no depth or features of their own."""
-    model = ModelParameters(depth=2, features=4, fov=(13, 13, 13), deltas=(3, 3, 3))
-    init = tmp_path / "checkpoint"
-    info = CheckpointInfo(model=model, image_mean=1.0, image_std=2.0, step=5, provenance={})
-    save_checkpoint(init, info, initial_weights(model, 0), {})
-    _, search = load_search(Path(__file__).parents[3] / "searches" / "ffn_quick.py")
-    data = campaign_data(str(init))
-    campaign, jobs = prepared_campaign(tmp_path / "home"), SimulatedJobs()
-    run = SearchRun(campaign, "s")
-    run.folder.mkdir(parents=True)
-    evaluator = BalsamEvaluator("s", search, data, run.ledger(), jobs, run.folder)
-    optimizer = BayesianOptimizer(search.problem_for(data), search, evaluator, 3, 0, str(tmp_path / "log"))
-    suggested: list[Configuration] = []
-    for number in range(12):
-        configuration = optimizer.ask(suggested)
-        assert configuration is not None
-        suggested.append(configuration)
-        optimizer.tell([Trial(number, configuration, 0.0, TrialState.DONE, objective=-float(number % 5))])
-    tuned = [c for c in suggested if c["init"] == str(init)]
-    assert 0 < len(tuned) < 12
-    for configuration in suggested:
-        made = search.parameters(configuration, data, str(tmp_path), 3).to_dict()["training"]
-        if configuration in tuned:
-            assert (configuration["depth"], configuration["features"]) == (None, None)
-            assert (made["model"], made["init"]) == (None, str(init))
-        else:
-            assert made["model"]["depth"] == configuration["depth"]
-            assert made["init"] is None
+@pytest.mark.parametrize(
+    "make", [lambda: JobSize(0), lambda: JobSize(1, -1), lambda: Retries(0), lambda: Retries(1, -1)]
+)
+def test_sizes_and_retries_that_cannot_be_are_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(ParameterError, match="expected at least"):
+        make()
+
+
+def test_back_off_doubles() -> None:
+    assert [Retries(5, 10.0).wait_s(attempt) for attempt in (1, 2, 3)] == [10.0, 20.0, 40.0]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [(1, (1.0,)), ((1, 2), None), (float("nan"), None), (float("inf"), None)],
+)
+def test_objectives_are_as_many_finite_numbers_as_are_named(found: Any, expected: tuple[float, ...] | None) -> None:
+    search = simulated_search(objective=lambda result: found)
+    if expected is None:
+        with pytest.raises((ValueError, ObjectivesError), match=r"objective (is|function gives)"):
+            search.measure({})
+    else:
+        assert search.measure({}) == expected
+
+
+def test_several_objectives() -> None:
+    search = simulated_search(objective=lambda result: (1, 2), objectives=("accuracy", "cost"))
+    assert search.measure({}) == (1.0, 2.0)
