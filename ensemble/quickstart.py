@@ -18,11 +18,14 @@ from ensemble.models import Model
 from ensemble.preparation import PREPARATION_KEYS, prepare
 from ensemble.report import write_campaign_report
 from ensemble.search.definition import Search
-from ensemble.search.driver import SearchRun
+from ensemble.search.driver import Limits
 from ensemble.search.ledger import Ledger
 from ensemble.search.progress import search_with_display
+from ensemble.search.run import SearchRun
+from ensemble.search.runners.balsam import balsam_runner
 from ensemble.search.table import campaign_table
 from ensemble.selection import Selection, register_trial, select_trial, useful_trials
+from ensemble.sites import Site
 
 METRIC, COST = "m:vi", "m:node_hours_per_gigavoxel"
 # Without a bound of the user's, a model may cost this many times the median of the finished trials.
@@ -58,7 +61,13 @@ class Finished:
 
 
 def run_quickstart(
-    home: Path, campaign: Campaign, jobs: CampaignJobs, options: QuickstartOptions, display: Display, started: float
+    home: Path,
+    campaign: Campaign,
+    jobs: CampaignJobs,
+    site: Site,
+    options: QuickstartOptions,
+    display: Display,
+    started: float,
 ) -> Finished:
     """Run what is missing of the loop.  Every step finds again what an earlier, interrupted run has done.
 
@@ -68,7 +77,9 @@ def run_quickstart(
     with display.phase("prepare data", lambda: job_folders(jobs, PREPARATION_KEYS)) as update:
         preparation = prepare(campaign, jobs, search.geometry, update)
     run = SearchRun(campaign, name)
-    ledger = search_with_display(run, search, jobs, options.workers, options.trials, display)
+    limits = Limits(options.workers, options.trials)
+    make_runner = balsam_runner(run, search, jobs, site)
+    ledger = search_with_display(run, search, make_runner, lambda: limits, display, jobs.workdir)
     bound = options.max_cost if options.max_cost is not None else default_cost_bound(campaign)
     selection = select_trial(campaign, METRIC, True, COST, bound)
     model = register_trial(home, campaign, selection, name=campaign.name)
@@ -96,6 +107,7 @@ def run_quickstart(
 def default_cost_bound(campaign: Campaign) -> float | None:
     """DEFAULT_COST_FACTOR times the median cost of the trials that are of use; None before there is one."""
     table = useful_trials(campaign_table(campaign))
+    table = table[table["job_status"] == "DONE"]
     costs = [float(cost) for cost in table[COST].dropna()] if COST in table.columns else []
     return DEFAULT_COST_FACTOR * statistics.median(costs) if costs else None
 
@@ -120,4 +132,4 @@ def measure_overhead(records: Iterable[dict[str, Any]], workers: int, started: f
 
 
 def _trial_records(ledger: Ledger) -> list[dict[str, Any]]:
-    return [trial.outcome.record for trial in ledger.trials if trial.outcome and trial.outcome.record]
+    return [report.outcome.record for trial in ledger.trials for report in trial.reports if report.outcome.record]

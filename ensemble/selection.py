@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,48 +13,105 @@ import analysis
 from apps.core.errors import ParameterError, StateError
 from ensemble.campaigns import Campaign
 from ensemble.models import CHAMPION, Model, register_model
-from ensemble.search.driver import SearchRun
 from ensemble.search.ledger import Trial
+from ensemble.search.run import SearchRun
 from ensemble.search.table import write_table
 
 
 @dataclass(frozen=True)
+class Budget:
+    """A volume to be segmented, and the node-hours that there are for it.
+
+    Attributes:
+        volume_mm3: the volume in mm^3.
+        voxel_size_nm: of the data to be segmented, zyx, in nm.
+        node_hours: what may be spent on it.
+    Raises ParameterError where a number is not positive.
+    """
+
+    volume_mm3: float
+    voxel_size_nm: tuple[float, float, float]
+    node_hours: float
+
+    def __post_init__(self) -> None:
+        try:
+            analysis.voxels_in(self.volume_mm3, self.voxel_size_nm)
+        except analysis.AnalysisError as error:
+            raise ParameterError(str(error)) from error
+        if not (math.isfinite(self.node_hours) and self.node_hours > 0):
+            raise ParameterError(f"a budget of {self.node_hours} node-hours: expected a positive number")
+
+    @property
+    def voxels(self) -> float:
+        return analysis.voxels_in(self.volume_mm3, self.voxel_size_nm)
+
+    def __str__(self) -> str:
+        size = "x".join(f"{nm:g}" for nm in self.voxel_size_nm)
+        return f"{self.volume_mm3:g} mm^3 at {size} nm (zyx) within {self.node_hours:g} node-hours"
+
+
+@dataclass(frozen=True)
 class Selection:
-    """A selected trial: its row of the table (plain values), and a sentence on why it was selected."""
+    """A selected trial.
+
+    Attributes:
+        row: its row of the table, as plain values.
+        reason: a sentence on why it was selected.
+        pick: where it was selected for a budget: how sure that is.
+    """
 
     row: dict[str, Any]
     reason: str
+    pick: analysis.BudgetPick | None = None
 
 
-def select_trial(campaign: Campaign, metric: str, minimize: bool, cost: str, cost_bound: float | None) -> Selection:
+def select_trial(
+    campaign: Campaign,
+    metric: str,
+    minimize: bool,
+    cost: str,
+    cost_bound: float | None,
+    budget: Budget | None = None,
+) -> Selection:
     """The best trial by `metric` whose `cost` is within the bound, among those that segmented any object.
 
-    Raises StateError where there are no finished trials, ParameterError where a column is missing or no trial is within
-    the bound (the message names the cheapest).
+    With a budget instead of a bound, `cost` is one of node-hours per gigavoxel.
+    Raises StateError where there are no finished trials, ParameterError where a column is missing, no trial is within
+    the bound (the message names the cheapest), or a bound and a budget are given.
     """
+    if cost_bound is not None and budget is not None:
+        raise ParameterError("a bound on the cost and a budget: give one of them")
     table = useful_trials(analysis.load_results(write_table(campaign)))
+    pick = None
     try:
-        row = analysis.select(table, metric=metric, minimize=minimize, cost=cost, cost_bound=cost_bound)
+        if budget is None:
+            row = analysis.select(table, metric=metric, minimize=minimize, cost=cost, cost_bound=cost_bound)
+        else:
+            pick = analysis.select_under_budget(table, budget.voxels, budget.node_hours, metric, minimize, cost)
+            row = pick.row
     except analysis.AnalysisError as error:
         raise ParameterError(f"campaign {campaign.name}: {error}") from error
     bound = "no bound on the cost" if cost_bound is None else f"{cost} <= {cost_bound:.4g}"
+    if pick is not None:
+        bound = f"{budget}, which is {cost} <= {pick.cost_bound:.4g}"
     best = "smallest" if minimize else "largest"
     reason = (
         f"trial {row['trial']} of search {row['search']}: {best} {metric} = {row[metric]:.4g} of "
-        f"{int(table[metric].notna().sum())} finished trials with {bound}"
+        f"{len(analysis.finished(table, metric))} finished trials with {bound}"
     )
     if cost in row:
         reason += f"; its {cost} = {row[cost]:.4g}"
-    return Selection({str(name): plain(value) for name, value in row.items()}, reason)
+    return Selection({str(name): plain(value) for name, value in row.items()}, reason, pick)
 
 
 def useful_trials(table: pd.DataFrame) -> pd.DataFrame:
-    """The trials that segmented any object, or all where none did.
+    """The table without the finished trials that segmented no object, where any other finished trial did.
 
     A model that segments nothing can have the smaller variation of information, and is of no use.
     """
+    done = table["job_status"] == "DONE"
     useful = table["m:objects"] > 0 if "m:objects" in table else pd.Series(False, index=table.index)
-    return table[useful] if useful.any() else table
+    return table[~done | useful] if (done & useful).any() else table
 
 
 def register_trial(

@@ -25,9 +25,13 @@ COMMANDS = {
     ),
     "service": ("ensemble.cli.service:service", "The embedded Balsam service: start, stop, status, env, logs."),
     "site": ("ensemble.cli.site:site", "Balsam sites: create, start, stop, ls."),
-    "search": ("ensemble.cli.search:search", "Searches: run a search file, show how one stands."),
+    "search": ("ensemble.cli.search:search", "Searches: run, watch and resize them, simulate one on virtual nodes."),
     "results": ("ensemble.cli.results:results", "A campaign's results table, as text, CSV or Parquet."),
     "select": ("ensemble.cli.results:select", "Select a model by accuracy under a cost bound, and register it."),
+    "report": (
+        "ensemble.cli.results:report",
+        "A page on a campaign's searches as they stand: trials, plots, failures, costs.",
+    ),
     "models": ("ensemble.cli.models:models", "The model registry: list, show."),
     "deploy": ("ensemble.cli.deploy:deploy", "Segment a volume with a registered model, in overlapping subvolumes."),
 }

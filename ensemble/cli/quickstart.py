@@ -75,6 +75,7 @@ def quickstart(
     from ensemble.preparation import Geometry, check_inputs, divide, geometry_for
     from ensemble.search.definition import load_search
     from ensemble.session import open_session
+    from ensemble.sites import open_site
 
     if resume and not (out / PLAN_FILE).is_file():
         raise StateError(f"{out}: holds no quickstart to continue; leave --resume out to start one")
@@ -98,7 +99,7 @@ def quickstart(
         from ensemble.quickstart import QuickstartOptions, run_quickstart
 
         options = QuickstartOptions(loading.result, trials, workers, max_cost)
-        finished = run_quickstart(home, campaign, jobs, options, display, started)
+        finished = run_quickstart(home, campaign, jobs, open_site(home, SITE), options, display, started)
     _conclude(home, campaign, finished, keep_service)
 
 

@@ -1,13 +1,28 @@
-"""`ensemble search run|status`."""
+"""`ensemble search`: run a search; the commands that look at one and change one are in search_status.py."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ensemble.cli.options import Numbers, home_option, site_option, wall_time_option, workers_option
+from ensemble.cli.options import Numbers, home_option, wall_time_option
+from ensemble.cli.search_status import resize, status
+from ensemble.cli.simulate import simulate
+
+if TYPE_CHECKING:
+    from ensemble.campaigns import Campaign
+    from ensemble.display import Display
+    from ensemble.search.definition import Search
+    from ensemble.search.driver import Limits
+    from ensemble.search.ledger import Ledger
+    from ensemble.search.run import SearchRun
+    from ensemble.workflow import Jobs
+
+DEFAULT_WORKERS = 2
+EVALUATORS = ("balsam", "serial", "thread", "process", "ray", "mpicomm")
 
 
 @click.group()
@@ -18,9 +33,21 @@ def search() -> None:
 @search.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--campaign", "campaign_name", required=True, help="Name of the campaign; made where it does not exist.")
-@site_option
-@workers_option
+@click.option("--site", "site_name", help="The Balsam site where the jobs run; needed with --evaluator balsam.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help=f"Nodes at a time, at most.  [default: {DEFAULT_WORKERS}; with --evaluator mpicomm all ranks but one]",
+)
 @click.option("--trials", type=click.IntRange(min=1), default=8, show_default=True, help="Trials in all.")
+@click.option(
+    "--evaluator",
+    type=click.Choice(EVALUATORS),
+    default="balsam",
+    show_default=True,
+    help="Where trials run: Balsam jobs, or DeepHyper's evaluators inside this process's machine or allocation.",
+)
+@click.option("--accept-changes", is_flag=True, help="Go on although the search file has changed since it began.")
 @click.option("--data", "image", help="Image volume: FILE.h5:DATASET or NAME.zarr.  [default: a generated phantom]")
 @click.option("--labels", help="Ground truth of the image: FILE.h5:DATASET or NAME.zarr.")
 @click.option(
@@ -33,9 +60,11 @@ def search() -> None:
 def run(
     file: Path,
     campaign_name: str,
-    site_name: str,
-    workers: int,
+    site_name: str | None,
+    workers: int | None,
     trials: int,
+    evaluator: str,
+    accept_changes: bool,
     wall_time_min: int,
     home: Path,
     **plan: Any,
@@ -47,69 +76,134 @@ def run(
       ensemble search run searches/ffn_quick.py --campaign demo --site laptop --workers 2 --trials 8
       ensemble search run my.py --campaign fib25 --site theta --workers 512 --trials 4000 \\
           --data em.h5:raw --labels truth.h5:labels --voxel-size 10,10,10
+      mpiexec -n 65 ensemble search run my.py --campaign fib25 --evaluator mpicomm --trials 512
     """
+    from ensemble.search.driver import Limits
+
+    limits = Limits(workers or DEFAULT_WORKERS, trials)
+    given = _Given(file, home, campaign_name, plan, accept_changes)
+    if evaluator != "balsam":
+        _inside(evaluator, workers, limits, given)
+        return
+    if site_name is None:
+        raise click.UsageError("--site is needed with --evaluator balsam; `ensemble site ls` names the sites")
+    _on_balsam(site_name, wall_time_min, limits, given)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What search of what campaign is asked for."""
+
+    file: Path
+    home: Path
+    campaign_name: str
+    plan: dict[str, Any]
+    accept_changes: bool
+
+    def open(self) -> tuple[SearchRun, Search]:
+        """The search, and the campaign: made where it does not exist."""
+        from ensemble.search.definition import load_search
+        from ensemble.search.run import SearchRun
+        from ensemble.search.space import SearchSpace
+
+        name, definition = load_search(self.file)
+        if not callable(definition.problem):
+            SearchSpace(definition.problem)  # refused before a campaign is made and its data prepared
+        return SearchRun(_campaign(self.home, self.campaign_name, definition, self.plan), name), definition
+
+
+def _campaign(home: Path, name: str, definition: Search, plan: dict[str, Any]) -> Campaign:
+    """The campaign of that name, made of the options where it does not exist."""
     from ensemble.campaigns import create_campaign, list_campaigns, open_campaign, plan_campaign
-    from ensemble.display import Display, job_folders
-    from ensemble.preparation import PREPARATION_KEYS, check_inputs, divide, geometry_for, prepare
-    from ensemble.search.definition import load_search
-    from ensemble.search.driver import SearchRun, best_trial
+    from ensemble.preparation import check_inputs, divide, geometry_for
+
+    given = any(plan[key] is not None for key in ("image", "labels", "voxel_size_nm", "init"))
+    if name in list_campaigns(home) and not given:
+        return open_campaign(home, name)
+    wanted = plan_campaign(name, **plan)
+    divide(check_inputs(wanted), geometry_for(definition.geometry, wanted.init))
+    return create_campaign(home, wanted)
+
+
+def _on_balsam(site_name: str, wall_time_min: int, limits: Limits, given: _Given) -> None:
+    """Trials as Balsam jobs at a site."""
+    from ensemble.display import Display
+    from ensemble.search.control import Control
     from ensemble.search.progress import search_with_display
+    from ensemble.search.runners.balsam import balsam_runner
     from ensemble.session import check_site, open_session
+    from ensemble.sites import open_site
+
+    home = given.home
+    check_site(home, site_name, limits.workers)
+    run, definition = given.open()
+    with open_session(home, run.campaign, site_name, limits.workers, wall_time_min) as jobs, Display() as display:
+        # A launcher has as many nodes as there are workers: it never starts a job of more.
+        make = balsam_runner(run, definition, jobs, open_site(home, site_name), limits.workers)
+        _prepare(run.campaign, jobs, definition, display)
+        now = Control(run.folder, limits).limits
+        ledger = search_with_display(run, definition, make, now, display, jobs.workdir, given.accept_changes)
+    _conclude(run, ledger)
+
+
+def _inside(evaluator: str, workers: int | None, limits: Limits, given: _Given) -> None:
+    """Trials in this machine or allocation, through one of DeepHyper's evaluators.
+
+    It is opened first: under MPI every rank comes here, and all but one only work in it.
+    """
+    from dataclasses import replace
+
+    from ensemble.display import Display
+    from ensemble.local_jobs import LocalJobs
+    from ensemble.search.control import Control
+    from ensemble.search.progress import search_with_display
+    from ensemble.search.runners import TrialParameters
+    from ensemble.search.runners.deephyper import DeepHyperRunner, open_evaluator
+
+    with open_evaluator(evaluator, limits.workers) as opened:
+        if opened is None:
+            return
+        limits = replace(limits, workers=workers or opened.num_workers)
+        run, definition = given.open()
+        work = run.folder / "work"
+        with run.campaign.driver_lock(), Display() as display:
+            with LocalJobs(run.campaign.folder / "preparation") as jobs:
+                _prepare(run.campaign, jobs, definition, display)
+            parameters = TrialParameters(definition, run.data(), run.trials_folder, run.campaign.plan.seed)
+            ledger = search_with_display(
+                run,
+                definition,
+                lambda: DeepHyperRunner(opened, parameters, definition.stage, run.name, work),
+                Control(run.folder, limits).limits,
+                display,
+                lambda key: work / key,
+                given.accept_changes,
+            )
+        _conclude(run, ledger)
+
+
+def _conclude(run: SearchRun, ledger: Ledger) -> None:
+    """The table, and what comes next.  Raises TaskFailedError where no trial gave a result."""
+    from ensemble.cli.results import print_table
+    from ensemble.search.driver import best_trial
     from ensemble.workflow import TaskFailedError
 
-    check_site(home, site_name, workers)
-    name, definition = load_search(file)
-    given = any(plan[key] is not None for key in ("image", "labels", "voxel_size_nm", "init"))
-    if campaign_name in list_campaigns(home) and not given:
-        campaign = open_campaign(home, campaign_name)
-    else:
-        wanted = plan_campaign(campaign_name, **plan)
-        divide(check_inputs(wanted), geometry_for(definition.geometry, wanted.init))
-        campaign = create_campaign(home, wanted)
-    search_run = SearchRun(campaign, name)
-    with open_session(home, campaign, site_name, workers, wall_time_min) as jobs, Display() as display:
-        with display.phase("prepare data", lambda: job_folders(jobs, PREPARATION_KEYS)) as update:
-            prepare(campaign, jobs, definition.geometry, update)
-        ledger = search_with_display(search_run, definition, jobs, workers, trials, display)
-    from ensemble.cli.results import print_table
-
+    campaign = run.campaign
     print_table(campaign)
     click.echo(f"table: {campaign.table}")
     if best_trial(ledger) is None:
-        raise TaskFailedError(f"no trial of search {name} gave a result; the failures stand in the table")
+        raise TaskFailedError(f"no trial of search {run.name} gave a result; the failures stand in the table")
     click.echo(f"next:  ensemble select {campaign.name} --metric vi --register {campaign.name}")
 
 
-@search.command()
-@click.argument("campaign_name", metavar="CAMPAIGN")
-@home_option
-def status(campaign_name: str, home: Path) -> None:
-    """How the searches of CAMPAIGN stand: trials by state, best so far.
+def _prepare(campaign: Campaign, jobs: Jobs, definition: Search, display: Display) -> None:
+    from ensemble.display import job_folders
+    from ensemble.preparation import PREPARATION_KEYS, prepare
 
-    \b
-    Example:
-      ensemble search status demo
-    """
-    from collections import Counter
+    with display.phase("prepare data", lambda: job_folders(jobs, PREPARATION_KEYS)) as update:
+        prepare(campaign, jobs, definition.geometry, update)
 
-    from ensemble.campaigns import open_campaign
-    from ensemble.search.driver import best_trial, searches_of
 
-    campaign = open_campaign(home, campaign_name)
-    runs = searches_of(campaign)
-    if not runs:
-        click.echo(f"campaign {campaign.name}: no search was started yet")
-    for search_run in runs:
-        ledger = search_run.ledger()
-        counts = Counter(trial.state.value for trial in ledger.trials)
-        failures = Counter(t.outcome.failure.value for t in ledger.trials if t.outcome and t.outcome.failure)
-        states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-        click.echo(f"{search_run.name}: {len(ledger.trials)} trials ({states})")
-        if failures:
-            click.echo("  failures: " + ", ".join(f"{count} {kind}" for kind, count in sorted(failures.items())))
-        best = best_trial(ledger)
-        if best is not None:
-            values = ", ".join(
-                f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in best.configuration.items()
-            )
-            click.echo(f"  best: trial {best.number}, objective {best.objective}, {values}")
+search.add_command(status)
+search.add_command(resize)
+search.add_command(simulate)

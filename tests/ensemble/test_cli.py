@@ -114,3 +114,37 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert (plain.returncode, debug.returncode) == (2, 2)
     assert "Traceback" not in plain.stderr
     assert "Traceback" in debug.stderr
+
+
+def test_a_space_without_a_choice_is_refused_before_a_campaign_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, home = tmp_path / "constant.py", tmp_path / "home"
+    file.write_text(
+        "from deephyper.hpo import HpProblem\n"
+        "from ensemble.search import Search\n"
+        "search = Search(problem=HpProblem(), parameters=lambda trial: None, objective=lambda result: 0.0)\n"
+    )
+    arguments = ["search", "run", str(file), "--campaign", "c", "--evaluator", "serial", "--home", str(home)]
+    code, _, err = call(capsys, *arguments)
+    assert code == 2
+    assert "no free hyperparameter" in err
+    assert not (home / "campaigns").exists()
+
+
+def test_status_says_whether_anything_drives_the_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ensemble.campaigns import create_campaign, plan_campaign
+    from ensemble.search import events
+    from ensemble.search.run import SearchRun
+
+    campaign = create_campaign(tmp_path, plan_campaign("demo"))
+    run = SearchRun(campaign, "mine")
+    run.folder.mkdir(parents=True)
+    ledger = run.ledger()
+    ledger.append([events.suggested(0, {"a": 1})])
+    arguments = ("search", "status", "demo", "--home", str(tmp_path))
+    assert "none runs" in call(capsys, *arguments)[1]
+    (campaign.folder / "driver.lock").write_text("123")  # a killed driver leaves its number, and no lock
+    assert "none runs" in call(capsys, *arguments)[1]
+    with campaign.driver_lock():
+        assert "none runs" not in call(capsys, *arguments)[1]

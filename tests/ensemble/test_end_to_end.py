@@ -43,10 +43,10 @@ class Run:
 
 
 def ended(journal: Path) -> list[dict[str, object]]:
-    """The `ended` events of a journal."""
+    """The events of a journal that say how a job ended."""
     lines = journal.read_text().splitlines(keepends=True) if journal.is_file() else []
     events = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [event for event in events if event["event"] == "ended"]
+    return [event for event in events if "record" in event]
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
@@ -119,14 +119,27 @@ def test_finished_trials_were_not_run_again(run: Run) -> None:
     after = ended(run.out / "searches" / SEARCH.stem / "journal.jsonl")
     assert len(run.before) < TRIALS
     assert after[: len(run.before)] == run.before
-    assert sorted(int(str(event["trial"])) for event in after) == list(range(TRIALS))
-    assert len({event["job_id"] for event in after}) == TRIALS
+    assert sorted(int(str(event["trial"])) for event in after if event["rung"] == 0) == list(range(TRIALS))
+    assert len({(event["trial"], event["rung"]) for event in after}) == len(after)
+    assert len({event["job_id"] for event in after}) == len(after)
+
+
+def test_some_trials_were_promoted_and_went_on_from_their_checkpoint(run: Run) -> None:
+    after = ended(run.out / "searches" / SEARCH.stem / "journal.jsonl")
+    promoted = {event["trial"] for event in after if event["rung"] == 1}
+    assert 0 < len(promoted) < TRIALS
+    table = pd.read_parquet(run.out / "results.parquet").set_index("trial")
+    for trial in range(TRIALS):
+        assert table.loc[trial, "job_status"] == ("DONE" if trial in promoted else "STOPPED")
+        assert table.loc[trial, "m:steps"] == table.loc[trial, "m:budget"] == (20 if trial in promoted else 10)
 
 
 def test_table_holds_every_trial_with_scores_and_cost(run: Run) -> None:
     table = pd.read_parquet(run.out / "results.parquet")
     assert list(table["trial"]) == list(range(TRIALS))
-    failures = table.loc[table["job_status"] != "DONE", [c for c in table.columns if c.startswith(("p:", "m:failure"))]]
+    failures = table.loc[
+        table["job_status"] == "FAILED", [c for c in table.columns if c.startswith(("p:", "m:failure"))]
+    ]
     assert failures.empty, failures.to_string()
     columns = ["m:vi", "m:vi_split", "m:vi_merge", "m:adapted_rand_error", "m:f1", "m:node_hours_per_gigavoxel"]
     assert table[columns].notna().all().all()
@@ -173,7 +186,7 @@ def test_stock_balsam_commands_show_the_campaign(run: Run) -> None:
         jobs = balsam(f"job ls --tag campaign={run.campaign}")
         assert jobs.count("JOB_FINISHED") >= TRIALS + 5
         trials = balsam(f"job ls --tag campaign={run.campaign} --tag stage=trial")
-        assert trials.count("JOB_FINISHED") == TRIALS
+        assert trials.count("JOB_FINISHED") == len(ended(run.out / "searches" / SEARCH.stem / "journal.jsonl"))
         assert "quickstart" in balsam("site ls")
         assert "Trial" in balsam("app ls")
     finally:

@@ -15,8 +15,10 @@ from apps.ffn.settings import InferenceSettings
 from apps.ffn.training_volumes import TrainingVolume
 from apps.training.parameters import TrainingParameters
 from apps.trial.stage import TrialParameters
-from ensemble.campaigns import CampaignData
-from ensemble.search import Search
+from ensemble.search import Search, TrialRequest
+from ensemble.search.promotion import AsynchronousHalving
+
+RUNGS = (10, 20)
 
 problem = HpProblem()
 problem.add_hyperparameter((1e-3, 1e-2, "log-uniform"), "learning_rate")
@@ -25,19 +27,20 @@ problem.add_hyperparameter((1, 2), "depth")
 problem.add_hyperparameter([4, 6], "features")
 
 
-def parameters(configuration: dict[str, Any], data: CampaignData, output: str, seed: int) -> TrialParameters:
+def parameters(trial: TrialRequest) -> TrialParameters:
     """One configuration as parameters of the trial stage."""
+    configuration, data = trial.configuration, trial.data
     training = TrainingParameters(
         volumes=(TrainingVolume(image=data.image, labels=data.labels, coordinates=data.coordinates),),
-        output=output,
+        output=trial.output,
         model=ModelParameters(
             depth=configuration["depth"], features=configuration["features"], fov=(13, 13, 13), deltas=(3, 3, 3)
         ),
         optimizer=configuration["optimizer"],
         learning_rate=configuration["learning_rate"],
         batch_size=4,
-        steps=20,
-        seed=seed,
+        steps=trial.budget or RUNGS[-1],
+        seed=trial.seed,
         image_mean=data.image_mean,
         image_std=data.image_std,
         threads=1,
@@ -51,4 +54,11 @@ def objective(result: dict[str, Any]) -> float:
     return -float(result["scores"]["vi"])
 
 
-search = Search(problem=problem, parameters=parameters, objective=objective, initial_points=2)
+search = Search(
+    problem=problem,
+    parameters=parameters,
+    objective=objective,
+    initial_points=2,
+    rungs=RUNGS,
+    promotion=AsynchronousHalving(factor=2),
+)
