@@ -10,8 +10,6 @@ architecture, so that depth and features are active only in trials that start fr
 
 from __future__ import annotations
 
-from typing import Any
-
 from ConfigSpace import EqualsCondition
 from deephyper.hpo import HpProblem
 
@@ -19,12 +17,12 @@ from apps.ffn.checkpoint import load_checkpoint
 from apps.ffn.cost import flop_per_fov
 from apps.ffn.model import ModelParameters
 from apps.ffn.settings import InferenceSettings
-from apps.ffn.training_volumes import TrainingVolume
-from apps.training.parameters import TrainingParameters
 from apps.trial.stage import TrialParameters
 from ensemble.campaigns import CampaignData
 from ensemble.preparation import Geometry
-from ensemble.search import Search
+from ensemble.search.definition import Search, TrialRequest
+from ensemble.search.objectives import ACCURACY, accuracy
+from searches.common import network, trial
 
 # The budget of a trial: training steps, each of BATCH fields of view, of a network of the size of REFERENCE.  Smaller
 # networks get more steps, so that trials take about as long; not in proportion, as they use a core less well.
@@ -51,20 +49,14 @@ def problem(data: CampaignData) -> HpProblem:
     return space
 
 
-def parameters(configuration: dict[str, Any], data: CampaignData, output: str, seed: int) -> TrialParameters:
+def parameters(request: TrialRequest) -> TrialParameters:
     """One configuration as parameters of the trial stage."""
+    configuration = request.configuration
     init = configuration.get("init", RANDOM)
-    model = None
-    if init == RANDOM:
-        model = ModelParameters(
-            depth=configuration["depth"],
-            features=configuration["features"],
-            fov=GEOMETRY.fov,
-            deltas=GEOMETRY.deltas,
-        )
-    training = TrainingParameters(
-        volumes=(TrainingVolume(image=data.image, labels=data.labels, coordinates=data.coordinates),),
-        output=output,
+    model = network(configuration, GEOMETRY.fov, GEOMETRY.deltas) if init == RANDOM else None
+    return trial(
+        request,
+        INFERENCE,
         model=model,
         init=None if init == RANDOM else init,
         optimizer=configuration["optimizer"],
@@ -72,12 +64,7 @@ def parameters(configuration: dict[str, Any], data: CampaignData, output: str, s
         batch_size=BATCH,
         steps=steps_for(model or load_checkpoint(init).model),
         schedule="cosine",
-        seed=seed,
-        image_mean=data.image_mean,
-        image_std=data.image_std,
-        threads=1,
     )
-    return TrialParameters(training=training, validation_box=data.validation_box, inference=INFERENCE)
 
 
 def steps_for(model: ModelParameters) -> int:
@@ -86,9 +73,11 @@ def steps_for(model: ModelParameters) -> int:
     return max(1, round(STEPS * (share**SMALLER if share > 1 else share)))
 
 
-def objective(result: dict[str, Any]) -> float:
-    """What DeepHyper maximises: the negative variation of information on the validation box, in bits."""
-    return -float(result["scores"]["vi"])
-
-
-search = Search(problem=problem, parameters=parameters, objective=objective, geometry=GEOMETRY, initial_points=4)
+search = Search(
+    problem=problem,
+    parameters=parameters,
+    objective=accuracy,
+    objectives=ACCURACY,
+    geometry=GEOMETRY,
+    initial_points=4,
+)
