@@ -1,0 +1,228 @@
+"""The case `promotion` of search_quality: FFN trials with promotion, and the same trials to their full budgets.
+
+Both searches suggest at random from one seed, so that they are of the same configurations, which train FFNs on a
+phantom and are judged by their loss on another.  Two processes that have loaded TensorFlow run the trials; their start
+is no part of the node-seconds, which with budgets of seconds it would be most of.  Training the best again with other
+seeds shows within what error two bests are the same.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apps.core.parameters import Parameters, json_hash
+from benchmarks.harness import Figure
+from benchmarks.search_own import save_no_data
+from benchmarks.training_task import MEAN, STD
+from ensemble.campaigns import CampaignData, CampaignPlan, create_campaign
+from ensemble.search.definition import Configuration, Search, TrialRequest
+from ensemble.search.driver import Limits, best_trial
+from ensemble.search.ledger import Ledger
+from ensemble.search.promotion import AsynchronousHalving
+from ensemble.search.run import SearchRun, run_search
+from ensemble.search.runners.threads import ThreadRunner
+
+if TYPE_CHECKING:
+    from deephyper.hpo import HpProblem
+
+SEED = 1
+WORKERS = 2
+EXTENT = 96
+CANVASES = 128
+EMA = 0.98
+TRAINING, HELD_OUT = "training", "held-out"
+# A phantom that seconds of training learn.
+DESIGN: dict[str, float] = {
+    "shading": 8.0,
+    "cytoplasm_variation": 4.0,
+    "texture": 2.0,
+    "noise": 8.0,
+    "membrane_thickness": 5.0,
+    "mitochondria": 0.0,
+    "vesicle_clusters": 0.0,
+}
+FOV, DELTAS = (13, 13, 13), (3, 3, 3)
+GOAL_SHARE = 1 / 3
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Trials, rungs in training steps, the factor of halving, and with how many seeds the best is trained again."""
+
+    trials: int
+    rungs: tuple[int, ...]
+    factor: int
+    seeds: int
+
+
+EFFORT = {False: Effort(16, (100, 400, 1200), 4, 3), True: Effort(2, (2, 8), 4, 1)}
+
+
+def promotion_case(quick: bool) -> list[Figure]:
+    effort = EFFORT[quick]
+    with tempfile.TemporaryDirectory(prefix="ensemble-promotion-") as name:
+        folder = Path(name)
+        with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn")) as pool:
+            pool.submit(prepare, name).result()
+            warm = [pool.submit(evaluate, name, f"warm-{n}", CHEAPEST, 1, 1, n) for n in range(WORKERS)]
+            for future in warm:
+                future.result()
+            full = _search(folder / "full", name, pool, replace(effort, rungs=effort.rungs[-1:]))
+            halving = _search(folder / "halving", name, pool, effort)
+            best = best_trial(full)
+            if best is None:
+                raise RuntimeError("no trial has an objective")
+            configuration, steps = best.configuration, effort.rungs[-1]
+            seeds = range(SEED + 1, SEED + 1 + effort.seeds)
+            again = [pool.submit(evaluate, name, f"seed-{s}", configuration, steps, steps, s) for s in seeds]
+            values = [_best(full), *(negative_loss(future.result()) for future in again)]
+    error = statistics.stdev(values)
+    spent, whole = node_seconds(halving), node_seconds(full)
+    rungs = ", ".join(map(str, effort.rungs))
+    reached = [sum(len(trial.reports) > rung for trial in halving.trials) for rung in range(len(effort.rungs))]
+    note = f"rungs of {rungs} steps, factor {effort.factor}; {', '.join(map(str, reached))} trials have reached them"
+    spread = f"goal: two standard deviations of the best trial's over {len(values)} seeds"
+    return [
+        Figure("full budgets: node-seconds", whole, "s", note=f"{len(full.trials)} trials of {effort.rungs[-1]} steps"),
+        Figure(
+            "full budgets: best objective",
+            _best(full),
+            "",
+            None,
+            "higher",
+            f"loss turned round; {best.configuration}",
+        ),
+        Figure("promotion: node-seconds", spent, "s", note=note),
+        Figure("promotion: best objective", _best(halving), "", None, "higher"),
+        Figure("promotion: share of the node-seconds", spent / whole, "", None if quick else GOAL_SHARE),
+        Figure(
+            "promotion: objective lost",
+            _best(full) - _best(halving),
+            "",
+            None if quick else 2 * error,
+            note=spread,
+        ),
+    ]
+
+
+def node_seconds(ledger: Ledger) -> float:
+    """By the trials' own clocks, over all rungs."""
+    records = [report.outcome.record for trial in ledger.trials for report in trial.reports]
+    costs = [record["cost"] for record in records if record is not None]
+    return float(sum(cost["end"] - cost["start"] for cost in costs))
+
+
+def _best(ledger: Ledger) -> float:
+    best = best_trial(ledger)
+    if best is None or best.objectives is None:
+        raise RuntimeError("no trial has an objective")
+    return best.objectives[0]
+
+
+def _search(home: Path, data: str, pool: ProcessPoolExecutor, effort: Effort) -> Ledger:
+    campaign = create_campaign(home, CampaignPlan(name="promotion", seed=SEED))
+    save_no_data(campaign)
+    full = effort.rungs[-1]
+
+    def function(configuration: Configuration, budget: int | None) -> dict[str, Any]:
+        output = str(home / json_hash(configuration))
+        return pool.submit(evaluate, data, output, configuration, budget or full, full, SEED).result()
+
+    search = Search(
+        problem=problem,
+        parameters=_no_parameters,
+        objective=negative_loss,
+        optimizer="random",
+        rungs=effort.rungs,
+        promotion=AsynchronousHalving(factor=effort.factor),
+    )
+    with campaign.driver_lock():
+        return run_search(
+            SearchRun(campaign, "promotion"),
+            search,
+            lambda: ThreadRunner("promotion", function, WORKERS),
+            lambda: Limits(WORKERS, effort.trials),
+        )
+
+
+def problem(data: CampaignData) -> HpProblem:
+    """Small variants of the published network, and how to train them."""
+    from deephyper.hpo import HpProblem
+
+    space = HpProblem()
+    space.add_hyperparameter((3e-4, 1e-2, "log-uniform"), "learning_rate")
+    space.add_hyperparameter(["adam", "rmsprop", "momentum"], "optimizer")
+    space.add_hyperparameter([4, 8], "features")
+    space.add_hyperparameter((2, 3), "depth")
+    return space
+
+
+CHEAPEST = {"learning_rate": 1e-3, "optimizer": "adam", "features": 4, "depth": 2}
+
+
+def _no_parameters(request: TrialRequest) -> Parameters:
+    raise AssertionError("the runner calls a function; no stage runs")
+
+
+def prepare(folder: str) -> None:
+    """In a worker: make the phantoms, to train on and to judge by, and their coordinates."""
+    from apps.core.progress import silent
+    from apps.core.volumes import write_volume
+    from apps.partition.stage import PartitionParameters
+    from apps.partition.stage import run as partition
+    from apps.phantom.design import PhantomDesign
+    from apps.phantom.stage import generate
+
+    design = PhantomDesign.from_json(DESIGN)
+    for seed, name in enumerate((TRAINING, HELD_OUT)):
+        files = _volume(folder, name)
+        image, labels = generate((EXTENT,) * 3, seed, design)
+        write_volume(files["image"], image, (10.0, 10.0, 10.0))
+        write_volume(files["labels"], labels, (10.0, 10.0, 10.0))
+        given = {"labels": files["labels"], "output": files["coordinates"], "fov": FOV, "deltas": DELTAS}
+        partition(PartitionParameters.from_json({**given, "min_size": 500}), silent)
+
+
+def evaluate(
+    folder: str, output: str, configuration: Configuration, steps: int, full_steps: int, seed: int
+) -> dict[str, Any]:
+    """In a worker: train to `steps`, from the checkpoint in `output` where there is one; returns the stage's result."""
+    from apps.core.progress import silent
+    from apps.training.parameters import TrainingParameters
+    from apps.training.stage import run as train
+
+    given = {
+        "volumes": [_volume(folder, TRAINING)],
+        "evaluation": {"volumes": [_volume(folder, HELD_OUT)], "every": full_steps, "canvases": CANVASES},
+        "output": str(Path(folder) / output),
+        "model": {"fov": FOV, "deltas": DELTAS, **{name: configuration[name] for name in ("depth", "features")}},
+        "optimizer": configuration["optimizer"],
+        "learning_rate": configuration["learning_rate"],
+        # At a constant rate, averaged, what a short training shows is what a long one is ranked by.
+        "schedule": "constant",
+        "ema": EMA,
+        "steps": steps,
+        "schedule_steps": full_steps,
+        "checkpoint_every": full_steps,
+        "batch_size": 8,
+        "seed": seed,
+        "image_mean": MEAN,
+        "image_std": STD,
+    }
+    return train(TrainingParameters.from_json(given), silent).to_dict()
+
+
+def negative_loss(result: dict[str, Any]) -> float:
+    """The held-out loss after the last step, turned round so that it is maximised."""
+    return -float(result["evaluation"]["metrics"]["loss"])
+
+
+def _volume(folder: str, name: str) -> dict[str, str]:
+    place = f"{folder}/{name}"
+    return {"image": f"{place}.zarr", "labels": f"{place}-labels.zarr", "coordinates": f"{place}.npz"}
