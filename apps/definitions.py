@@ -13,7 +13,7 @@ A job's parameter `time_limit` (seconds, anew for every start) ends a process th
 `data["max_attempts"]` says how often a job is started whose process the machine has ended (MAX_ATTEMPTS where it is
 missing): 1 for whoever decides about further attempts, and waits before them, as the driver of a search does.
 
-A training may have several ranks: the job's `num_nodes` times its `ranks_per_node` (`--num-nodes 2
+A training, and a trial, may have several ranks: the job's `num_nodes` times its `ranks_per_node` (`--num-nodes 2
 --ranks-per-node 4`), which the launcher starts through the site's MPI.  Every other stage is the work of one process
 and refuses to be more.
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from apps.core.errors import DataError, ParameterError
+from apps.core.errors import DivergedError, ParameterError
 from apps.ffn.canvas import Canvas, HostCanvas, Thresholds
 from apps.ffn.flooding import Subvolume, flood
 from apps.ffn.model import ModelParameters, initial_weights
@@ -130,7 +130,7 @@ def test_nan_on_the_device_is_an_error() -> None:
     weights = initial_weights(MODEL, 0)
     weights["conv_lom/biases"][0] = np.nan
     chosen = settings(1)
-    with pytest.raises(DataError, match="NaN"):
+    with pytest.raises(DivergedError, match="NaN"):
         run(device(Network(MODEL, weights, threads=1), chosen), [0], chosen)
 
 
