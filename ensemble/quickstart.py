@@ -30,6 +30,8 @@ from ensemble.sites import Site
 METRIC, COST = "m:vi", "m:node_hours_per_gigavoxel"
 # Without a bound of the user's, a model may cost this many times the median of the finished trials.
 DEFAULT_COST_FACTOR = 2.0
+# ... of those that fill at least this share of what the best filling one does.
+FILLING_SHARE = 0.5
 OVERHEAD_FILE = "overhead.json"
 
 
@@ -105,10 +107,18 @@ def run_quickstart(
 
 
 def default_cost_bound(campaign: Campaign) -> float | None:
-    """DEFAULT_COST_FACTOR times the median cost of the trials that are of use; None before there is one."""
+    """DEFAULT_COST_FACTOR times the median cost of the trials that are of use; None before there is one.
+
+    A network that finds next to nothing is cheap for that reason: it says nothing of what a model has to cost.
+    """
     table = useful_trials(campaign_table(campaign))
-    table = table[table["job_status"] == "DONE"]
-    costs = [float(cost) for cost in table[COST].dropna()] if COST in table.columns else []
+    if COST not in table.columns:
+        return None
+    table = table[(table["job_status"] == "DONE") & table[COST].notna()]
+    if "m:filled_fraction" in table.columns:
+        filled = table["m:filled_fraction"]
+        table = table[filled >= FILLING_SHARE * filled.max()]
+    costs = [float(cost) for cost in table[COST]]
     return DEFAULT_COST_FACTOR * statistics.median(costs) if costs else None
 
 

@@ -38,6 +38,9 @@ SCALARISATIONS = 8  # of several objectives, in one fit
 RANDOM = 0.05  # part of the suggestions that are drawn at random, whatever the surrogate believes
 LEAST_KAPPA = 0.5  # of its mean: what is pending close by is worth less than elsewhere, to every suggestion
 CANDIDATES_EACH = 8  # at least so many candidates a suggestion
+FEW_CHOICES = 16  # of hyperparameters with no more values than this, the first suggestions try all evenly
+EVEN = 64  # for so many suggestions
+EVEN_DRAWS = 64  # of so many random ones, each of them is the evenest
 
 
 class BayesianOptimizer(TrackingOptimizer):
@@ -45,7 +48,8 @@ class BayesianOptimizer(TrackingOptimizer):
 
     Args:
         space, seed, asked, objectives: as make_optimizer has them.
-        initial_points: random suggestions until so many outcomes are known, two of them not failed.
+        initial_points: random suggestions, with all choices tried evenly, until so many outcomes are known, two of
+            them not failed.
         surrogate_model: GP (GaussianProcess), or ET, RF, TB or RS (ForestSurrogate).
         surrogate_model_kwargs: keyword arguments of a forest.
         kappa: mean weight of what is unknown; half of it is fixed, half drawn for each suggestion (exponentially).
@@ -113,13 +117,33 @@ class BayesianOptimizer(TrackingOptimizer):
         known = [told for key, told in self._earlier.items() if key not in self.told] + list(self.told.values())
         succeeded = sum(told.objectives is not None for told in known)
         if count < 1 or len(known) < self._initial_points or succeeded < 2:
-            return self._take_random(count)
+            taken = self._take_even(count)
+            return taken + self._take_random(count - len(taken))
         guessed = self.rng.binomial(count, RANDOM)
         with self._libraries.limit(limits=1, user_api="blas"):  # for small matrices threads cost more than they give
             if self._centres is None:
                 self._centres = self._fit(known)
             taken = self._take_best(self._candidates(count, self._centres), count - guessed)
         return taken + self._take_random(count - len(taken))
+
+    def _take_even(self, count: int) -> list[Configuration]:
+        """The first suggestions of a search: random, but each choice as often as the others.
+
+        With a handful of random trials a choice is easily left out that is the best.
+        """
+        few = (self.space.choices > 1) & (self.space.choices <= FEW_CHOICES)
+        taken: list[Configuration] = []
+        while few.any() and len(taken) < count and len(self.told) + len(self.pending) < EVEN:
+            drawn = self.space.sample(EVEN_DRAWS, self.rng)
+            before = [told.vector for told in self.told.values()] + list(self.pending.values())
+            if before:
+                same = np.array(before)[:, None, few] == drawn[None, :, few]
+                drawn = drawn[np.argsort(same.sum((0, 2)), kind="stable")]
+            found = self._take(drawn, 1)
+            if not found:
+                break
+            taken += found
+        return taken
 
     def _fit(self, known: list[Told]) -> np.ndarray:
         """Fit the surrogate to what is known and believed; returns the vectors of the best."""

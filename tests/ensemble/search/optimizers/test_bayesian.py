@@ -334,3 +334,18 @@ def test_tables_that_do_not_fit(tmp_path: Path) -> None:
     broken.write_bytes(b"nothing")
     with pytest.raises(DataError, match="cannot be read as a table"):
         observations_from_table(broken, ["x"])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_first_suggestions_try_all_choices_evenly(seed: int) -> None:
+    from deephyper.hpo import HpProblem
+
+    problem = HpProblem()
+    problem.add_hyperparameter((0.0, 1.0), "x")
+    problem.add_hyperparameter(["a", "b", "c"], "kind")
+    problem.add_hyperparameter((3, 4), "depth")
+    optimizer = make_optimizer("cbo", problem, seed=seed, initial_points=6)
+    asked = [optimizer.ask(1)[0] for _ in range(6)]
+    assert sorted(c["kind"] for c in asked) == ["a", "a", "b", "b", "c", "c"]
+    assert sorted(c["depth"] for c in asked) == [3, 3, 3, 4, 4, 4]
+    assert len({c["x"] for c in asked}) == 6
