@@ -1,7 +1,7 @@
-"""A search of seconds: tiny networks, a handful of steps.  Its models are bad, and their scores real.
+"""A search of seconds: tiny networks, a handful of small steps.  Its models are bad, and their scores real.
 
-Adam is left out: after so few steps its networks can run away, in training or when they are flooded, and then the trial
-has diverged, rightly.  Which do depends on the last bits of the machine's arithmetic.
+Small, so that the networks stay what they were: after few large steps one can run away, in training or when it is
+flooded, and then the trial has diverged, rightly.  Which do depends on the last bits of the machine's arithmetic.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from ensemble.search.promotion import AsynchronousHalving
 RUNGS = (10, 20)
 
 problem = HpProblem()
-problem.add_hyperparameter((1e-3, 1e-2, "log-uniform"), "learning_rate")
-problem.add_hyperparameter(["sgd", "momentum"], "optimizer")
+problem.add_hyperparameter((1e-4, 1e-3, "log-uniform"), "learning_rate")
 problem.add_hyperparameter((1, 2), "depth")
 problem.add_hyperparameter([4, 6], "features")
 
@@ -36,7 +35,7 @@ def parameters(trial: TrialRequest) -> TrialParameters:
         model=ModelParameters(
             depth=configuration["depth"], features=configuration["features"], fov=(13, 13, 13), deltas=(3, 3, 3)
         ),
-        optimizer=configuration["optimizer"],
+        optimizer="sgd",
         learning_rate=configuration["learning_rate"],
         batch_size=4,
         steps=trial.budget or RUNGS[-1],
