@@ -11,16 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apps.core.boxes import Box
 from apps.core.errors import DivergedError
 from apps.core.parameters import Parameters
 from benchmarks.objectives import NAMES, SIGMA, Evaluations, Task, ackley, optimum_of
-from ensemble.campaigns import Campaign, CampaignData, CampaignPlan, create_campaign
+from ensemble.campaigns import CampaignData, CampaignPlan, create_campaign
 from ensemble.search.definition import Configuration, Search, TrialRequest
 from ensemble.search.driver import Limits
 from ensemble.search.ledger import Ledger
 from ensemble.search.run import SearchRun, run_search
 from ensemble.search.runners.threads import ThreadRunner
+from ensemble.simulation.plan import simulated_data
 
 if TYPE_CHECKING:
     from deephyper.hpo import HpProblem
@@ -87,7 +87,7 @@ def search_run(task: Task) -> SearchRun:
     """The search in the task's folder, made where it is missing."""
     campaign = create_campaign(Path(task.folder), CampaignPlan(name=NAME, seed=task.seed))
     if campaign.data is None:
-        save_no_data(campaign)
+        campaign.save_data(simulated_data())  # nobody reads it: a search belongs to a campaign that has some
     return SearchRun(campaign, NAME)
 
 
@@ -99,28 +99,6 @@ def _problem(data: CampaignData) -> HpProblem:
 
 def _no_parameters(request: TrialRequest) -> Parameters:
     raise AssertionError("the runner calls a function; no stage runs")
-
-
-def save_no_data(campaign: Campaign) -> None:
-    """Data that nobody reads: a search belongs to a campaign, and a campaign has some."""
-    box = Box.of((0, 0, 0), (1, 1, 1))
-    campaign.save_data(
-        CampaignData(
-            image="none",
-            labels="none",
-            coordinates="none",
-            image_mean=0.0,
-            image_std=1.0,
-            voxel_size_nm=(1.0, 1.0, 1.0),
-            data_hash="none",
-            training_box=box,
-            validation_box=box,
-            test_box=box,
-            fov=(1, 1, 1),
-            deltas=(1, 1, 1),
-            trivial_answers={},
-        )
-    )
 
 
 WHERE = {"process": search_trials, "balsam": search_on_balsam}

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from apps.core.parameters import Parameters, json_hash
 from benchmarks.harness import Figure
-from benchmarks.search_own import save_no_data
 from benchmarks.training_task import MEAN, STD
 from ensemble.campaigns import CampaignData, CampaignPlan, create_campaign
 from ensemble.search.definition import Configuration, Search, TrialRequest
@@ -27,6 +26,7 @@ from ensemble.search.ledger import Ledger
 from ensemble.search.promotion import AsynchronousHalving
 from ensemble.search.run import SearchRun, run_search
 from ensemble.search.runners.threads import ThreadRunner
+from ensemble.simulation.plan import simulated_data
 
 if TYPE_CHECKING:
     from deephyper.hpo import HpProblem
@@ -127,7 +127,7 @@ def _best(ledger: Ledger) -> float:
 
 def _search(home: Path, data: str, pool: ProcessPoolExecutor, effort: Effort) -> Ledger:
     campaign = create_campaign(home, CampaignPlan(name="promotion", seed=SEED))
-    save_no_data(campaign)
+    campaign.save_data(simulated_data())  # nobody reads it
     full = effort.rungs[-1]
 
     def function(configuration: Configuration, budget: int | None) -> dict[str, Any]:

@@ -22,8 +22,6 @@ ACCURACY_AND_COST = ("accuracy", "economy")
 # A network that fills less than this share of the labelled voxels counts as one that fills so much.
 LEAST_FILLED = 1e-3
 
-NM_PER_MM = 1e6
-
 
 def accuracy(result: dict[str, Any]) -> float:
     """The negative variation of information, in bits; 0 is perfect."""
