@@ -21,6 +21,7 @@ from msgspec import Meta
 
 from apps.core.boxes import Box, Triple
 from apps.core.errors import DataError, ParameterError, StateError
+from apps.core.files import is_locked, try_lock
 from apps.core.parameters import Parameters
 from apps.core.volumes import absolute_volume
 
@@ -29,6 +30,8 @@ PLAN_FILE = "campaign.json"
 IDENTITY_FILE = "identity.json"
 DATA_FILE = "data.json"
 TABLE_FILE = "results.parquet"
+DRIVER_LOCK = "driver.lock"
+_SHARED = "shared"
 
 
 class CampaignPlan(Parameters, frozen=True, kw_only=True):
@@ -123,25 +126,42 @@ class Campaign:
         return self.folder / TABLE_FILE
 
     @contextlib.contextmanager
-    def driver_lock(self) -> Iterator[None]:
-        """Hold the campaign for one driver.  Raises StateError where another process holds it.
+    def driver_lock(self, shared: bool = False) -> Iterator[None]:
+        """Hold the campaign for one driver, or for one of several drivers of its searches, which share it.
 
-        The lock is the kernel's: it ends with the process, however that ends.
+        Raises StateError where another process holds it, unless both share it.
         """
-        with (self.folder / "driver.lock").open("a+") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with (self.folder / DRIVER_LOCK).open("a+") as stream:
+            if not try_lock(stream, shared):
                 stream.seek(0)
-                holder = stream.read().strip() or "unknown"
+                holder = stream.read().strip()
+                if holder == _SHARED:
+                    raise StateError(
+                        f"campaign {self.name}: drivers that share a search drive it already; join them (ensemble "
+                        "search run --shared), wait for them or end them first"
+                    )
                 raise StateError(
-                    f"campaign {self.name}: process {holder} drives it already; wait for it or end it first"
-                ) from None
+                    f"campaign {self.name}: process {holder or 'unknown'} drives it already; wait for it or end it "
+                    "first" + (" (only drivers that were all started with --shared share it)" if shared else "")
+                )
             stream.truncate(0)
-            stream.write(str(os.getpid()))
+            stream.write(_SHARED if shared else str(os.getpid()))
             stream.flush()
             yield
-            stream.truncate(0)
+            if not shared:
+                stream.truncate(0)
+
+    @property
+    def driven(self) -> bool:
+        """Whether a driver, or several, hold the campaign just now."""
+        return is_locked(self.folder / DRIVER_LOCK)
+
+    @contextlib.contextmanager
+    def preparation_lock(self) -> Iterator[None]:
+        """Hold the preparation of the data; waits where another driver prepares it."""
+        with (self.folder / "preparation.lock").open("a") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
 
 
 def check_name(name: str, what: str) -> None:
@@ -160,24 +180,31 @@ def create_campaign(home: Path, plan: CampaignPlan, folder: Path | None = None) 
     """
     index = home / "campaigns" / plan.name
     target = folder.absolute() if folder else index
+    try:
+        index.parent.mkdir(parents=True, exist_ok=True)
+        with (home / "campaigns.lock").open("a") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)  # drivers that share a search are started at the same time
+            _make(index, target, plan, folder is not None)
+    except OSError as error:
+        raise DataError(f"{target}: cannot be created ({error.strerror}); give a writable place") from error
+    return _campaign(target, plan)
+
+
+def _make(index: Path, target: Path, plan: CampaignPlan, placed: bool) -> None:
+    """Make the campaign in `target`, where it does not exist; `placed`: the user chose that place."""
     existing = _read_plan(target) or _read_plan(index)
     if existing is not None:
         different = _differences(existing, plan)
         if different:
             raise StateError(f"campaign {plan.name} in {target} exists with {different}; use another name and folder")
-    if index.is_symlink() and folder is not None and index.readlink() != target:
+    if index.is_symlink() and placed and index.readlink() != target:
         raise StateError(f"campaign {plan.name} lives in {index.resolve()}, not in {target}; use another name")
-    try:
-        index.parent.mkdir(parents=True, exist_ok=True)
-        target.mkdir(parents=True, exist_ok=True)
-        if target != index and not index.is_symlink():
-            index.symlink_to(target)
-    except OSError as error:
-        raise DataError(f"{target}: cannot be created ({error.strerror}); give a writable place") from error
+    target.mkdir(parents=True, exist_ok=True)
+    if target != index and not index.is_symlink():
+        index.symlink_to(target)
     if existing is None:
         CampaignIdentity(uid=secrets.token_hex(4), created=time.time()).save(target / IDENTITY_FILE)
         plan.save(target / PLAN_FILE)
-    return _campaign(target, plan)
 
 
 def open_campaign(home: Path, name: str) -> Campaign:

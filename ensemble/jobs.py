@@ -162,6 +162,20 @@ class CampaignJobs:
         with self._lock:
             return key in self._ids
 
+    def find(self, keys: Iterable[str]) -> None:
+        """Look for the jobs of these keys that others have submitted since this was opened, so as not to repeat them.
+
+        Raises what the service raises where it does not answer.
+        """
+        with self._lock:
+            unknown = set(keys) - self._ids.keys()
+        if not unknown:
+            return
+        rows = [row for row in fetch_jobs({"tags": self._filter}) if row["tags"].get("task") in unknown]
+        with self._lock:
+            for row in rows:
+                self._know(row)
+
     def outcome(self, key: str) -> Outcome | None:
         """How the task ended; None where it has not, or is not known."""
         with self._lock:
@@ -337,9 +351,7 @@ class CampaignJobs:
                 key, number = row["tags"].get("task", ""), int(row["id"])
                 if number in self._forgotten:
                     continue
-                # Of two jobs of one task the newer counts: the older was forgotten by an earlier driver while it ran.
-                self._ids[key] = max(number, self._ids.get(key, number))
-                self._places.setdefault(key, Path(row["workdir"]))
+                self._know(row)
                 if row["state"] in ENDED and key not in self._ended:
                     ended.append(row)
         outcomes = [_outcome(row) for row in ended]  # may ask for more
@@ -354,6 +366,12 @@ class CampaignJobs:
         for future, outcome in deliveries:
             if not future.done():
                 future.set_result(outcome)
+
+    def _know(self, row: Row) -> None:
+        key, number = row["tags"].get("task", ""), int(row["id"])
+        # Of two jobs of one task the newer counts: the older was forgotten by an earlier driver while it ran.
+        self._ids[key] = max(number, self._ids.get(key, number))
+        self._places.setdefault(key, Path(row["workdir"]))
 
 
 def _outcome(row: Row) -> Outcome:

@@ -7,7 +7,7 @@ import fcntl
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from apps.core.errors import ParameterError, StateError
@@ -44,6 +44,8 @@ def open_session(
     *,
     create_with_nodes: int | None = None,
     keep_service: bool = False,
+    shared: bool = False,
+    nodes_of_others: Callable[[], int] = lambda: 0,
 ) -> Iterator[CampaignJobs]:
     """The campaign's jobs at a site, with the service, the site's agent and a launcher of `nodes` nodes running.
 
@@ -51,12 +53,13 @@ def open_session(
     says what sessions have started, so that the last one to end stops it: also what a killed one had to leave, and not
     what another still uses.  Jobs that a stopped launcher was running are found again by the next session.
     `create_with_nodes`: start the service, and make the site with so many nodes, where they are missing; without it
-    that is a StateError.  `keep_service`: leave the service running all the same.
+    that is a StateError.  `keep_service`: leave the service running all the same.  `shared`: other drivers may work on
+    the campaign, which count on `nodes_of_others` at the site; launchers are asked for until there are nodes for all.
     """
     if create_with_nodes is None:
         check_site(home, site_name, nodes)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(campaign.driver_lock())
+        stack.enter_context(campaign.driver_lock(shared))
         ours = stack.enter_context(_started(home, keep_service))
         running = service.status(home).phase is service.Phase.RUNNING
         ours.note("service", running)
@@ -72,12 +75,14 @@ def open_session(
 
         app_ids = register(site.id)
         ours.note(f"launcher {site.name}", sites.has_launcher(site))
-        stack.enter_context(_kept_running(home, site, nodes, wall_time_min))
+        stack.enter_context(_kept_running(home, site, nodes, wall_time_min, nodes_of_others))
         yield stack.enter_context(CampaignJobs(campaign, app_ids, site.path / "data"))
 
 
 @contextlib.contextmanager
-def _kept_running(home: Path, site: sites.Site, nodes: int, wall_time_min: int) -> Iterator[None]:
+def _kept_running(
+    home: Path, site: sites.Site, nodes: int, wall_time_min: int, nodes_of_others: Callable[[], int]
+) -> Iterator[None]:
     """See to it that agent and launcher run, now and whenever one has ended: a launcher's walltime is shorter than
     a search.  A service that has crashed is started again; one that the user stopped is not."""
 
@@ -86,9 +91,10 @@ def _kept_running(home: Path, site: sites.Site, nodes: int, wall_time_min: int) 
             log.warning("the service has crashed and is started again home=%s", home)
             service.start(home)
         sites.start_agent(site)  # does nothing where it runs
-        if not sites.has_launcher(site):
-            log.info("asking for a launcher site=%s nodes=%d", site.name, nodes)
-            sites.submit_batch_job(site, nodes, wall_time_min)
+        missing = _missing_nodes(site, nodes, nodes_of_others())
+        if missing:
+            log.info("asking for a launcher site=%s nodes=%d", site.name, missing)
+            sites.submit_batch_job(site, missing, wall_time_min)
 
     look()
     done = threading.Event()
@@ -107,6 +113,17 @@ def _kept_running(home: Path, site: sites.Site, nodes: int, wall_time_min: int) 
     finally:
         done.set()
         thread.join()
+
+
+def _missing_nodes(site: sites.Site, nodes: int, others: int) -> int:
+    """How many nodes to ask a launcher for.
+
+    A driver alone takes any launcher that there is; several need as many nodes together as all of them want, or as the
+    site has.
+    """
+    if not others:
+        return 0 if sites.has_launcher(site) else nodes
+    return max(0, min(nodes, min(nodes + others, site.nodes) - sites.launcher_nodes(site)))
 
 
 def forget_started(home: Path) -> None:

@@ -9,6 +9,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +17,8 @@ from typing import IO, Any
 from apps.core.errors import DataError, StateError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# is_locked() holds a lock for an instant: whoever wants it then tries so often, so many seconds apart.
+_TRIES, _PAUSE_S = 4, 0.02
 
 
 def write_atomically(path: str | Path, data: bytes, mode: int = 0o644) -> None:
@@ -95,10 +98,36 @@ def lock(stream: IO[Any], path: Path) -> None:
 
     Raises StateError where another process holds it: two would write the same output.
     """
+    if not try_lock(stream):
+        raise StateError(f"{path}: another process works on this output; wait for it, or end it first")
+
+
+def try_lock(stream: IO[Any], shared: bool = False) -> bool:
+    """Hold an open file until it is closed, alone or with others that share it; False where another holds it.
+
+    The lock is the kernel's: it ends with the process, however that ends.
+    """
+    for left in reversed(range(_TRIES)):
+        try:
+            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if left:
+                time.sleep(_PAUSE_S)
+        else:
+            return True
+    return False
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the file, alone or with others."""
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise StateError(f"{path}: another process works on this output; wait for it, or end it first") from error
+        with path.open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
 
 
 def replace_folder(new: Path, target: Path) -> None:

@@ -47,6 +47,11 @@ def search() -> None:
     show_default=True,
     help="Where trials run: Balsam jobs, or DeepHyper's evaluators inside this process's machine or allocation.",
 )
+@click.option(
+    "--shared",
+    is_flag=True,
+    help="One of several drivers of this search, each started with this command (--shared too).",
+)
 @click.option("--accept-changes", is_flag=True, help="Go on although the search file has changed since it began.")
 @click.option("--data", "image", help="Image volume: FILE.h5:DATASET or NAME.zarr.  [default: a generated phantom]")
 @click.option("--labels", help="Ground truth of the image: FILE.h5:DATASET or NAME.zarr.")
@@ -64,6 +69,7 @@ def run(
     workers: int | None,
     trials: int,
     evaluator: str,
+    shared: bool,
     accept_changes: bool,
     wall_time_min: int,
     home: Path,
@@ -71,17 +77,22 @@ def run(
 ) -> None:
     """Run the search that FILE defines; the same command again continues it.
 
+    With --shared, the same command again while it runs is another driver of the same search, with workers of its own:
+    for more nodes than one driver can keep busy, for several allocations, or so that the death of one matters little.
+    All work on one journal; each learns what the others found, and looks after the trials of one that has died.
+
     \b
     Examples:
       ensemble search run searches/ffn_quick.py --campaign demo --site laptop --workers 2 --trials 8
       ensemble search run my.py --campaign fib25 --site theta --workers 512 --trials 4000 \\
           --data em.h5:raw --labels truth.h5:labels --voxel-size 10,10,10
       mpiexec -n 65 ensemble search run my.py --campaign fib25 --evaluator mpicomm --trials 512
+      ensemble search run my.py --campaign fib25 --site theta --workers 2048 --trials 90000 --shared
     """
     from ensemble.search.driver import Limits
 
     limits = Limits(workers or DEFAULT_WORKERS, trials)
-    given = _Given(file, home, campaign_name, plan, accept_changes)
+    given = _Given(file, home, campaign_name, plan, accept_changes, shared)
     if evaluator != "balsam":
         _inside(evaluator, workers, limits, given)
         return
@@ -99,6 +110,7 @@ class _Given:
     campaign_name: str
     plan: dict[str, Any]
     accept_changes: bool
+    shared: bool
 
     def open(self) -> tuple[SearchRun, Search]:
         """The search, and the campaign: made where it does not exist."""
@@ -128,21 +140,35 @@ def _campaign(home: Path, name: str, definition: Search, plan: dict[str, Any]) -
 def _on_balsam(site_name: str, wall_time_min: int, limits: Limits, given: _Given) -> None:
     """Trials as Balsam jobs at a site."""
     from ensemble.display import Display
-    from ensemble.search.control import Control
+    from ensemble.preparation import PREPARATION_KEYS
+    from ensemble.search.control import Control, nodes_of_others
     from ensemble.search.progress import search_with_display
     from ensemble.search.runners.balsam import balsam_runner
+    from ensemble.search.seats import take_seat
     from ensemble.session import check_site, open_session
     from ensemble.sites import open_site
 
     home = given.home
     check_site(home, site_name, limits.workers)
     run, definition = given.open()
-    with open_session(home, run.campaign, site_name, limits.workers, wall_time_min) as jobs, Display() as display:
+    session = open_session(
+        home,
+        run.campaign,
+        site_name,
+        limits.workers,
+        wall_time_min,
+        shared=given.shared,
+        nodes_of_others=lambda: nodes_of_others(run.folder, site_name),
+    )
+    with session as jobs, Display() as display:
         # A launcher has as many nodes as there are workers: it never starts a job of more.
         make = balsam_runner(run, definition, jobs, open_site(home, site_name), limits.workers)
-        _prepare(run.campaign, jobs, definition, display)
-        now = Control(run.folder, limits).limits
-        ledger = search_with_display(run, definition, make, now, display, jobs.workdir, given.accept_changes)
+        with run.campaign.preparation_lock():
+            jobs.find(PREPARATION_KEYS)  # what another driver has begun
+            _prepare(run.campaign, jobs, definition, display)
+        with take_seat(run.folder) as seat:
+            now = Control(seat, limits, site_name).limits
+            ledger = search_with_display(run, definition, make, now, display, jobs.workdir, given.accept_changes, seat)
     _conclude(run, ledger)
 
 
@@ -159,6 +185,7 @@ def _inside(evaluator: str, workers: int | None, limits: Limits, given: _Given) 
     from ensemble.search.progress import search_with_display
     from ensemble.search.runners import TrialParameters
     from ensemble.search.runners.deephyper import DeepHyperRunner, open_evaluator
+    from ensemble.search.seats import take_seat
 
     with open_evaluator(evaluator, limits.workers) as opened:
         if opened is None:
@@ -166,19 +193,21 @@ def _inside(evaluator: str, workers: int | None, limits: Limits, given: _Given) 
         limits = replace(limits, workers=workers or opened.num_workers)
         run, definition = given.open()
         work = run.folder / "work"
-        with run.campaign.driver_lock(), Display() as display:
-            with LocalJobs(run.campaign.folder / "preparation") as jobs:
+        with run.campaign.driver_lock(given.shared), Display() as display:
+            with run.campaign.preparation_lock(), LocalJobs(run.campaign.folder / "preparation") as jobs:
                 _prepare(run.campaign, jobs, definition, display)
             parameters = TrialParameters(definition, run.data(), run.trials_folder, run.campaign.plan.seed)
-            ledger = search_with_display(
-                run,
-                definition,
-                lambda: DeepHyperRunner(opened, parameters, definition.stage, run.name, work),
-                Control(run.folder, limits).limits,
-                display,
-                lambda key: work / key,
-                given.accept_changes,
-            )
+            with take_seat(run.folder) as seat:
+                ledger = search_with_display(
+                    run,
+                    definition,
+                    lambda: DeepHyperRunner(opened, parameters, definition.stage, run.name, work),
+                    Control(seat, limits).limits,
+                    display,
+                    lambda key: work / key,
+                    given.accept_changes,
+                    seat,
+                )
         _conclude(run, ledger)
 
 

@@ -49,7 +49,7 @@ def status(campaign_name: str, search_name: str | None, watch: bool, interval: f
     from rich.console import Console
 
     runs = _runs(home, campaign_name, search_name)
-    while watch and not runs and _driver(home, campaign_name):  # it prepares the data
+    while watch and not runs and _driven(home, campaign_name):  # it prepares the data
         time.sleep(interval)
         runs = _runs(home, campaign_name, search_name)
     if not runs:
@@ -61,7 +61,7 @@ def status(campaign_name: str, search_name: str | None, watch: bool, interval: f
         with contextlib.suppress(KeyboardInterrupt):  # how one leaves it
             _watch(console, home, runs, ledgers, interval)
     else:
-        console.print(_page(runs, _standings(runs, ledgers), _driver(home, campaign_name)))
+        console.print(_page(runs, _standings(runs, ledgers), _driven(home, campaign_name)))
 
 
 @click.command()
@@ -74,7 +74,8 @@ def resize(campaign_name: str, search_name: str, workers: int | None, trials: in
     """Change how many workers a running search keeps busy, or how many trials it makes in all.
 
     The driver takes it up within seconds.  With fewer workers, what runs is left to end.  More workers than there are
-    nodes wait for nodes.  It holds until that driver ends.
+    nodes wait for nodes.  It holds until that driver ends.  Of several drivers that share a search, each keeps so many
+    workers busy.
 
     \b
     Examples:
@@ -84,8 +85,9 @@ def resize(campaign_name: str, search_name: str, workers: int | None, trials: in
     from ensemble.search.control import change_orders
 
     (run,) = _runs(home, campaign_name, search_name)
-    orders = change_orders(run.folder, workers, trials)
-    click.echo(f"{run.name}: {orders.workers} workers, {orders.trials} trials in all")
+    changed = change_orders(run.folder, workers, trials)
+    workers_of_each = " + ".join(str(orders.workers) for orders in changed)
+    click.echo(f"{run.name}: {workers_of_each} workers, {max(orders.trials for orders in changed)} trials in all")
 
 
 def _runs(home: Path, campaign_name: str, search_name: str | None) -> list[SearchRun]:
@@ -105,30 +107,19 @@ def _runs(home: Path, campaign_name: str, search_name: str | None) -> list[Searc
     return found
 
 
-def _driver(home: Path, campaign_name: str) -> str:
-    """The number of the process that drives the campaign; empty where none does."""
-    import fcntl
-
+def _driven(home: Path, campaign_name: str) -> bool:
+    """Whether anything drives the campaign."""
     from ensemble.campaigns import open_campaign
 
-    try:
-        with (open_campaign(home, campaign_name).folder / "driver.lock").open() as stream:
-            holder = stream.read().strip()
-            if holder:  # a driver that ends removes its number, one that is killed cannot: the lock tells
-                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return holder
-    except OSError:
-        pass
-    return ""
+    return open_campaign(home, campaign_name).driven
 
 
 def _standings(runs: Sequence[SearchRun], ledgers: Sequence[Ledger]) -> list[Standing]:
-    from ensemble.search.control import read_orders
+    from ensemble.search.control import standing_orders
     from ensemble.search.standing import standing
 
     return [
-        standing(ledger, read_orders(run.folder), run.journal.stat().st_mtime, time.time())
+        standing(ledger, standing_orders(run.folder), run.journal.stat().st_mtime, time.time())
         for run, ledger in zip(runs, ledgers, strict=True)
     ]
 
@@ -138,39 +129,39 @@ def _watch(console: Console, home: Path, runs: Sequence[SearchRun], ledgers: Seq
     from rich.live import Live
 
     standings = _standings(runs, ledgers)
-    driver = _driver(home, runs[0].campaign.name)
-    with Live(_page(runs, standings, driver), console=console, auto_refresh=False) as live:
+    driven = _driven(home, runs[0].campaign.name)
+    with Live(_page(runs, standings, driven), console=console, auto_refresh=False) as live:
         while not all(standing.finished for standing in standings):
             time.sleep(interval)
             changed = [ledger.refresh() for ledger in ledgers]
             standings = _standings(runs, ledgers)
-            before, driver = driver, _driver(home, runs[0].campaign.name)
-            page = _page(runs, standings, driver)
+            before, driven = driven, _driven(home, runs[0].campaign.name)
+            page = _page(runs, standings, driven)
             live.update(page, refresh=True)
-            if (any(changed) or driver != before) and not console.is_terminal:
+            if (any(changed) or driven != before) and not console.is_terminal:
                 console.print(page)
 
 
-def _page(runs: Sequence[SearchRun], standings: Sequence[Standing], driver: str) -> RenderableType:
+def _page(runs: Sequence[SearchRun], standings: Sequence[Standing], driven: bool) -> RenderableType:
     from rich.console import Group
     from rich.padding import Padding
 
-    tables = (_search(run.name, found, driver) for run, found in zip(runs, standings, strict=True))
+    tables = (_search(run.name, found, driven) for run, found in zip(runs, standings, strict=True))
     return Group(*(Padding(table, (0, 0, 1, 0)) for table in tables))
 
 
-def _search(name: str, found: Standing, driver: str) -> RenderableType:
+def _search(name: str, found: Standing, driven: bool) -> RenderableType:
     from rich.table import Table
 
     table = Table(title=f"search {name}", title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for title, text in _lines(found, driver):
+    for title, text in _lines(found, driven):
         table.add_row(title, text)
     return table
 
 
-def _lines(found: Standing, driver: str) -> list[tuple[str, str]]:
+def _lines(found: Standing, driven: bool) -> list[tuple[str, str]]:
     wanted = f" of {found.wanted}" if found.wanted is not None else ""
     lines = [("trials", f"{found.trials}{wanted}: {_counts({s.value: n for s, n in found.states.items()})}")]
     if len(found.rungs) > 1:
@@ -184,10 +175,11 @@ def _lines(found: Standing, driver: str) -> list[tuple[str, str]]:
         lines.append(("retried", f"{found.retried} times"))
     if found.workers is not None:
         used = f", {found.utilisation:.1%} utilisation" if found.utilisation is not None and not found.finished else ""
-        lines.append(("workers", f"{found.busy} busy of {found.workers}{used}"))
-    if not driver and found.ended < max(found.wanted or 0, found.trials):
+        drivers = f", of {found.drivers} drivers" if found.drivers > 1 else ""
+        lines.append(("workers", f"{found.busy} busy of {found.workers}{drivers}{used}"))
+    if not driven and found.ended < max(found.wanted or 0, found.trials):
         lines.append(("driver", "none runs; the command that started it goes on with it"))
-    elif driver or found.finished:
+    elif driven or found.finished:
         lines.append(("end", _end(found)))
     lines.append(("journal", f"last event {timedelta(seconds=round(found.quiet_s))} ago"))
     if found.best is not None:

@@ -3,6 +3,11 @@
 It decides, from the journal alone, what runs next: attempts that are due again, trials promoted to their next rung, new
 suggestions.  Every decision is on disk before it is acted on.  Where trials run is the runner's business, what is worth
 trying the optimiser's, which trials go on the promotion rule's.
+
+Several drivers may share one journal.  Each keeps its own nodes busy with whatever is due: suggestions of its own,
+retries and promotions of any trial.  Each learns from the journal what the others found, and looks after the running
+trials of one that has died.  What is decided from the trials' states is decided while the journal is held, so that no
+trial is handed out twice.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +28,7 @@ from ensemble.search.definition import Configuration, JobSize, ObjectivesError, 
 from ensemble.search.ledger import Ledger, Trial, TrialState
 from ensemble.search.promotion import RungTrial
 from ensemble.search.runners.contract import Assignment, Report, Runner, refused
+from ensemble.search.seats import Seat
 from ensemble.search.suggestions import Suggestions
 
 log = logging.getLogger(__name__)
@@ -35,6 +41,8 @@ WIDE = 16
 QUEUED_S, QUEUED_SHARE = 1.5, 0.03
 # Over how long the rate of ends is taken.
 RATE_S = 10.0
+# How often it is looked whether another driver has died, of those whose trials are running.
+DEATH_LOOK_S = 5.0
 # Why trials are stopped that no rule gave up.
 SEARCH_ENDED = "the search ended"
 # Of the driver's time so much may go into the promotion rule, where asking it takes longer than this.
@@ -76,6 +84,7 @@ class Driver:
         suggestions: new configurations; it is told of every trial in the journal first.
         runner: runs trials.
         limits: asked anew before every decision, so that they can be changed while the search runs.
+        seat: its place among the drivers of the search.
         on_change: called after every round of decisions; what it raises ends the search.
     """
 
@@ -86,10 +95,11 @@ class Driver:
         suggestions: Suggestions,
         runner: Runner,
         limits: Callable[[], Limits],
+        seat: Seat,
         on_change: Callable[[Ledger], None] = lambda ledger: None,
     ) -> None:
         self._search, self._ledger, self._suggestions, self._runner = search, ledger, suggestions, runner
-        self._limits, self._on_change = limits, on_change
+        self._limits, self._seat, self._on_change = limits, seat, on_change
         self._outstanding: dict[int, Assignment] = {}
         self._spare: deque[Configuration] = deque()  # taken, and not yet of any trial
         self._nodes_held = 0  # by what is outstanding
@@ -100,12 +110,16 @@ class Driver:
         self._undecided = True
         self._decide_at = 0.0
         self._ends: deque[float] = deque()  # of the last RATE_S seconds
+        self._death_look = 0.0
 
     def run(self) -> None:
         """Run until the limits' number of trials has ended, or the space holds no further configuration."""
         self._take_up()
         while True:
-            self._hand_out()
+            self._hear_of_others()
+            self._decide()
+            self._hand_out_known()
+            self._hand_out_new()
             self._on_change(self._ledger)
             if not self._outstanding and not self._to_come():
                 if self._close_rungs():
@@ -121,62 +135,110 @@ class Driver:
         self._suggestions.tell(observations)
         observed = {id(observation.configuration) for observation in observations}
         self._suggestions.avoid(t.configuration for t in self._ledger.trials if id(t.configuration) not in observed)
-        if len(self._ledger.trials) < self._limits().trials:
-            stopped = [trial.number for trial in self._ledger.trials if trial.reason.endswith(SEARCH_ENDED)]
-            self._ledger.append([events.reopened(number) for number in stopped])
-        running = self._ledger.in_state(TrialState.SUBMITTED)
+        with self._ledger.alone():
+            if len(self._ledger.trials) < self._limits().trials:
+                stopped = [trial.number for trial in self._ledger.ended if trial.reason.endswith(SEARCH_ENDED)]
+                self._ledger.append([events.reopened(number) for number in sorted(stopped)])
+        self._look_after([t for t in self._ledger.in_state(TrialState.SUBMITTED) if t.driver == self._seat.number])
+
+    def _look_after(self, running: list[Trial]) -> None:
+        """Go on with trials that this driver, or one before it, has handed out."""
         if running:
             log.info("found running trials=%d", len(running))
-        self._submit([self._assignment(trial, trial.rung, trial.attempt) for trial in running])
+        self._submit([self._assignment(trial, trial.rung, trial.attempt) for trial in running], begun=True)
 
-    def _hand_out(self) -> None:
-        """Decide what runs next, write it down, and hand it to the runner."""
-        limits = self._limits()
-        nodes = min(limits.workers, self._runner.nodes())
-        free = nodes + limits.queue_of(nodes, self._ends_per_s()) - self._nodes_held
-        now = time.time()
-        decided: list[events.Event] = self._decide()
+    def _hear_of_others(self) -> None:
+        """Learn what other drivers wrote down, and look after the running trials of those that have died."""
+        news = self._ledger.news()
+        if news:
+            self._undecided = True
+            self._suggestions.tell([observation for trial in news if (observation := trial.observation())])
+            self._suggestions.avoid(trial.configuration for trial in news if not trial.observation())
+        if time.monotonic() < self._death_look:
+            return
+        self._death_look = time.monotonic() + DEATH_LOOK_S
+        drivers = {trial.driver for trial in self._ledger.in_state(TrialState.SUBMITTED)} - {self._seat.number}
+        dead = {driver for driver in drivers if not self._seat.taken(driver)}
+        if not dead:
+            return
+        with self._ledger.alone():
+            orphans = [trial for trial in self._ledger.in_state(TrialState.SUBMITTED) if trial.driver in dead]
+            self._ledger.append([events.taken_over(trial.number, self._seat.number) for trial in orphans])
+        self._look_after(orphans)
+
+    def _hand_out_known(self) -> None:
+        """Hand out what the journal holds: attempts that are due again, promoted trials, suggestions never run."""
+        if not (self._waiting() or self._promoted or self._ledger.in_state(TrialState.SUGGESTED)):
+            return
+        free, now = self._free(), time.time()
         assignments: list[Assignment] = []
 
         def hand_out(assignment: Assignment) -> None:
             nonlocal free
-            free -= (nodes := assignment.size.num_nodes)
-            decided.append(events.submitted(assignment.trial, assignment.rung, assignment.attempt, nodes))
+            free -= assignment.size.num_nodes
             assignments.append(assignment)
 
-        for trial in self._waiting():
-            if free > 0 and trial.not_before <= now:
-                hand_out(self._assignment(trial, trial.rung, trial.attempt + 1))
-        while free > 0 and self._promoted:
-            trial = self._ledger.trials[self._promoted.popleft()]
-            hand_out(self._assignment(trial, trial.rung + 1, 1))
-        for trial in self._ledger.in_state(TrialState.SUGGESTED):
-            if free > 0:
-                hand_out(self._assignment(trial, 0, 1))
-        number = len(self._ledger.trials)
-        self._fetch(min(free, limits.trials - number))
-        while free > 0 and self._spare and number < limits.trials:
-            trial = Trial(number, self._spare.popleft(), now)
-            decided.append(events.suggested(number, trial.configuration))
-            hand_out(self._assignment(trial, 0, 1))
-            number += 1
-        self._ledger.append(decided)
+        with self._ledger.alone():
+            for trial in self._waiting():
+                if free > 0 and trial.not_before <= now:
+                    hand_out(self._assignment(trial, trial.rung, trial.attempt + 1))
+            while free > 0 and self._promoted:
+                trial = self._ledger.trials[self._promoted.popleft()]
+                if trial.state is TrialState.PAUSED:  # no other driver has handed it out
+                    hand_out(self._assignment(trial, trial.rung + 1, 1))
+            for trial in self._ledger.in_state(TrialState.SUGGESTED):
+                if free > 0:
+                    hand_out(self._assignment(trial, 0, 1))
+            self._ledger.append([self._submitted(assignment) for assignment in assignments])
         self._submit(assignments)
 
-    def _decide(self) -> list[events.Event]:
+    def _hand_out_new(self) -> None:
+        """Make trials of suggestions, write them down, and hand them out."""
+        free, wanted = self._free(), self._limits().trials
+        self._fetch(min(free, wanted - len(self._ledger.trials)))
+        if free <= 0 or not self._spare:
+            return
+        written: list[events.Event] = []
+        assignments: list[Assignment] = []
+        with self._ledger.alone():
+            number = len(self._ledger.trials)
+            while free > 0 and self._spare and number < wanted:
+                configuration = self._spare.popleft()
+                if self._ledger.find(configuration) is not None:  # another driver's
+                    continue
+                trial = Trial(number, configuration, time.time())
+                assignment = self._assignment(trial, 0, 1)
+                written += [events.suggested(number, configuration, self._seat.number), self._submitted(assignment)]
+                assignments.append(assignment)
+                free -= assignment.size.num_nodes
+                number += 1
+            self._ledger.append(written)
+        self._submit(assignments)
+
+    def _free(self) -> int:
+        """How many nodes' worth of trials may be handed out now."""
+        limits = self._limits()
+        nodes = min(limits.workers, self._runner.nodes())
+        return nodes + limits.queue_of(nodes, self._ends_per_s()) - self._nodes_held
+
+    def _submitted(self, assignment: Assignment) -> events.Event:
+        nodes = assignment.size.num_nodes
+        return events.submitted(assignment.trial, assignment.rung, assignment.attempt, nodes, self._seat.number)
+
+    def _decide(self) -> None:
         """Ask the promotion rule, where something was reported since it was asked last."""
         if not self._search.rungs or not self._undecided:
-            return []
+            return
         begin = time.monotonic()
         if begin < self._decide_at and self._outstanding:
-            return []
+            return
         self._undecided = False
         decision = self._search.promotion.decide(self._rung_trials(), len(self._search.rungs))
         self._promoted = deque(decision.promote)
         end = time.monotonic()
         if end - begin > DECIDE_S:
             self._decide_at = end + (end - begin) * (1 / DECIDE_SHARE - 1)
-        return [self._stopped(number, type(self._search.promotion).__name__) for number in decision.stop]
+        self._stop(decision.stop, type(self._search.promotion).__name__)
 
     def _close_rungs(self) -> bool:
         """Nothing runs and nothing new will: what still waits at a rung goes on for the last time, or is given up.
@@ -185,13 +247,24 @@ class Driver:
         """
         if not self._search.rungs:
             return False
-        decision = self._search.promotion.finish(self._rung_trials(), len(self._search.rungs))
-        self._ledger.append([self._stopped(number, SEARCH_ENDED) for number in decision.stop])
+        with self._ledger.alone():
+            if self._ledger.under_way():  # by another driver
+                return True
+            decision = self._search.promotion.finish(self._rung_trials(), len(self._search.rungs))
+            self._stop(decision.stop, SEARCH_ENDED)
         self._promoted = deque(decision.promote)
         return bool(decision.promote)
 
-    def _stopped(self, number: int, why: str) -> events.Event:
-        return events.stopped(number, f"not promoted from rung {self._ledger.trials[number].rung}: {why}")
+    def _stop(self, numbers: Sequence[int], why: str) -> None:
+        """Give up those of these trials that still wait at a rung."""
+        if not numbers:
+            return
+        with self._ledger.alone():
+            trials = [self._ledger.trials[number] for number in numbers]
+            waiting = [trial for trial in trials if trial.state is TrialState.PAUSED]
+            reasons = [f"not promoted from rung {trial.rung}: {why}" for trial in waiting]
+            written = [events.stopped(trial.number, why) for trial, why in zip(waiting, reasons, strict=True)]
+            self._ledger.append(written)
 
     def _rung_trials(self) -> list[RungTrial]:
         for trial in self._ledger.trials:
@@ -210,13 +283,13 @@ class Driver:
         """
         missing = wanted - len(self._spare)
         if missing > 0 and (self._suggestions.ready or not self._outstanding):
-            self._spare.extend(c for c in self._suggestions.take(missing) if self._ledger.find(c) is None)
+            self._spare.extend(self._suggestions.take(missing))
 
     def _to_come(self) -> bool:
-        """Whether something will run that does not yet."""
-        if self._waiting() or self._promoted or (self._undecided and self._search.rungs):
+        """Whether something will run that does not yet, or runs and is another driver's."""
+        if self._promoted or (self._undecided and self._search.rungs):
             return True
-        if self._ledger.in_state(TrialState.SUGGESTED):
+        if self._ledger.under_way():
             return True
         if len(self._ledger.trials) >= self._limits().trials:
             return False
@@ -229,7 +302,8 @@ class Driver:
         return self._ledger.in_state(TrialState.WAITING)
 
     def _patience(self) -> float:
-        due = [trial.not_before - time.time() for trial in self._waiting()]
+        now = time.time()
+        due = [trial.not_before - now for trial in self._waiting() if trial.not_before > now]
         if self._undecided and self._search.rungs:
             due.append(self._decide_at - time.monotonic())
         return max(0.0, min([LOOK_S, *due]))
@@ -242,7 +316,8 @@ class Driver:
             size, self._unsized[trial.number] = JobSize(), error
         return Assignment(trial.number, rung, attempt, configuration, search.budget(rung), size, search.time_limit_s)
 
-    def _submit(self, assignments: list[Assignment]) -> None:
+    def _submit(self, assignments: list[Assignment], begun: bool = False) -> None:
+        """Hand assignments to the runner; `begun`: they were handed out before, by a driver that is no more."""
         self._outstanding |= {assignment.trial: assignment for assignment in assignments}
         self._nodes_held += sum(assignment.size.num_nodes for assignment in assignments)
         runnable = [assignment for assignment in assignments if assignment.trial not in self._unsized]
@@ -250,7 +325,7 @@ class Driver:
             if error := self._unsized.pop(assignment.trial, None):
                 self._refused.append(Report(assignment, refused(f"trial {assignment.trial}", error)))
         if runnable:
-            self._runner.submit(runnable)
+            (self._runner.take_over if begun else self._runner.submit)(runnable)
 
     def _take_in(self, reports: list[Report]) -> None:
         """Write down how assignments ended, and tell the optimiser."""

@@ -30,21 +30,33 @@ def search_begun(
     }
 
 
-def suggested(trial: int, configuration: Configuration) -> Event:
-    """A new trial."""
-    return {"event": "suggested", "trial": trial, "configuration": configuration, "time": time.time()}
+def suggested(trial: int, configuration: Configuration, driver: int = 0) -> Event:
+    """A new trial, by the driver of that number."""
+    return {
+        "event": "suggested",
+        "trial": trial,
+        "configuration": configuration,
+        "driver": driver,
+        "time": time.time(),
+    }
 
 
-def submitted(trial: int, rung: int = 0, attempt: int = 1, nodes: int = 1) -> Event:
-    """An attempt at a rung is about to be handed to the runner, for so many nodes."""
+def submitted(trial: int, rung: int = 0, attempt: int = 1, nodes: int = 1, driver: int = 0) -> Event:
+    """An attempt at a rung is about to be handed to the driver's runner, for so many nodes."""
     return {
         "event": "submitted",
         "trial": trial,
         "rung": rung,
         "attempt": attempt,
         "nodes": nodes,
+        "driver": driver,
         "time": time.time(),
     }
+
+
+def taken_over(trial: int, driver: int) -> Event:
+    """The driver looks after a submitted trial whose own has gone."""
+    return {"event": "taken over", "trial": trial, "driver": driver, "time": time.time()}
 
 
 def reported(trial: int, rung: int, objectives: tuple[float, ...], outcome: Outcome) -> Event:

@@ -1,17 +1,19 @@
 """The journal of a search and the trials rebuilt from it.
 
 Every event is a line of JSON, flushed to disk before it is acted on.  The state of a search is what the lines say: a
-driver that starts anew reads them, asks the runner for the rest, and goes on.  One process writes: the campaign's
-driver.  Anyone may read, also while it is written.
+driver that starts anew reads them, asks the runner for the rest, and goes on.  Whoever writes holds the file's lock and
+has read all of it, so that several drivers can share one journal.  Anyone may read, also while it is written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import fcntl
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -79,6 +81,8 @@ class Trial:
         number: 0, 1, ... in the order of suggestion.
         configuration: hyperparameter -> value; None where a condition makes it inactive.
         state: see TrialState.
+        suggested_by: number of the driver that suggested it.
+        driver: number of the driver that looks after it, or did last.
         suggested, submitted, ended: UTC epoch seconds; submitted is the first time, ended when the state became final.
         rung, attempt, nodes: of its last submission.
         starts: how often a job of it was started, over all rungs.
@@ -92,6 +96,8 @@ class Trial:
     configuration: Configuration
     suggested: float
     state: TrialState = TrialState.SUGGESTED
+    suggested_by: int = 0
+    driver: int = 0
     submitted: float | None = None
     ended: float | None = None
     rung: int = 0
@@ -125,10 +131,6 @@ class Trial:
             return Observation(self.configuration, None)
         return Observation(self.configuration, self.reports[-1].objectives) if self.reports else None
 
-    def move(self, state: TrialState) -> None:
-        """Change the state.  Raises ValueError for a transition that is not allowed."""
-        self.state = _moved(self.number, self.state, state)
-
 
 class Ledger:
     """All trials of one search, and their journal file.  Thread-safe.
@@ -139,17 +141,15 @@ class Ledger:
         reports: how often the end of a job was written down.
     """
 
-    def __init__(self, path: Path, repair: bool = False) -> None:
-        """Read the journal at `path`, or start one.
+    def __init__(self, path: Path) -> None:
+        """Read the journal at `path`, if there is one.
 
         A last line without its end is passed over: a driver is writing it, or was killed while it did; what it would
-        have said was not acted on yet.  `repair` cuts it off, which only the driver may do, before it writes.
-        Raises DataError where any other line is damaged.
+        have said was not acted on.  Raises DataError where any other line is damaged.
         """
         self._path = path
-        if repair and path.is_file():
-            _cut_torn_line(path)
         self._lock = threading.RLock()
+        self._held: int | None = None  # the file's descriptor, while it is locked
         self._read_bytes = 0
         self._read_lines = 0
         self.trials: list[Trial] = []
@@ -158,10 +158,12 @@ class Ledger:
         self.reports = 0
         self._by_hash: dict[str, Trial] = {}
         self._open: dict[TrialState, dict[int, Trial]] = {state: {} for state in TrialState if not state.final}
+        self._news: dict[int, None] = {}
         self.refresh()
+        self._news.clear()
 
     def refresh(self) -> bool:
-        """Read what was appended since; returns whether there was something.  For readers: a driver knows already.
+        """Read what others appended since; returns whether there was something.
 
         Raises DataError where a line is damaged.
         """
@@ -178,7 +180,43 @@ class Ledger:
                     self._apply(event)
                 except (KeyError, ValueError, IndexError, TypeError) as error:
                     raise DataError(f"{where} is damaged ({error}); restore the file from a copy") from error
+                if "trial" in event:
+                    self._news[event["trial"]] = None
             return bool(lines)
+
+    def news(self) -> list[Trial]:
+        """The trials of which others have written since this was asked last."""
+        with self._lock:
+            self.refresh()
+            numbers, self._news = list(self._news), {}
+            return [self.trials[number] for number in numbers]
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the journal: all that others wrote is read, and nobody else writes until the end.
+
+        For what is decided from the trials' states and then appended.  Raises DataError where the file cannot be
+        opened or locked.
+        """
+        with self._lock:
+            if self._held is not None:
+                yield
+                return
+            try:
+                descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            except OSError as error:
+                raise self._unwritable(error) from error
+            try:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                except OSError as error:
+                    raise self._unwritable(error) from error
+                self.refresh()
+                self._held = descriptor
+                yield
+            finally:
+                self._held = None
+                os.close(descriptor)
 
     def begin(self, event: Event, accept_changes: bool = False) -> None:
         """Say what the search is (`search_begun`), or check that it is still the one that the journal is of.
@@ -186,9 +224,10 @@ class Ledger:
         Raises StateError where hyperparameters, objectives, rungs or seed are others, and, unless `accept_changes`,
         where the search file has changed.
         """
-        if self.begun is None:
-            self.append([event])
-            return
+        with self.alone():
+            if self.begun is None:
+                self.append([event])
+                return
         for name in ("names", "objectives", "rungs", "seed"):
             if event[name] != self.begun[name]:
                 raise StateError(
@@ -205,7 +244,7 @@ class Ledger:
 
     def suggest(self, configurations: Sequence[Configuration]) -> list[Trial]:
         """Make a trial of every configuration that has none; returns one trial a configuration, old or new."""
-        with self._lock:
+        with self.alone():
             fresh = {json_hash(c): c for c in configurations if json_hash(c) not in self._by_hash}
             first = len(self.trials)
             self.append([suggested(first + i, c) for i, c in enumerate(fresh.values())])
@@ -224,17 +263,21 @@ class Ledger:
         """
         if not events:
             return
-        with self._lock:
+        with self.alone():
             self._check(events)
             data = "".join(json.dumps(event, allow_nan=False) + "\n" for event in events).encode()
+            assert self._held is not None
             try:
-                _append(self._path, data)
+                _append(self._held, self._read_bytes, data)
             except OSError as error:
-                raise DataError(f"{self._path}: cannot be written ({error.strerror}); free space, run again") from error
+                raise self._unwritable(error) from error
             self._read_bytes += len(data)
             self._read_lines += len(events)
             for event in events:
                 self._apply(event)
+
+    def _unwritable(self, error: OSError) -> DataError:
+        return DataError(f"{self._path}: cannot be written ({error.strerror}); free space, run again")
 
     @property
     def ended(self) -> list[Trial]:
@@ -252,6 +295,11 @@ class Ledger:
         """The open trials in this state, in order; cheap, however many trials have ended."""
         with self._lock:
             return [self._open[state][number] for number in sorted(self._open[state])]
+
+    def under_way(self) -> bool:
+        """Whether a trial runs, or is to run whatever the promotion rule says."""
+        with self._lock:
+            return any(trials for state, trials in self._open.items() if state is not TrialState.PAUSED)
 
     def final_trials(self) -> list[Trial]:
         """Trials that have ended, in order."""
@@ -281,7 +329,7 @@ class Ledger:
                     raise ValueError(f"trial {trial} where {number} was expected")
                 number, after[trial] = number + 1, TrialState.SUGGESTED
                 continue
-            after[trial] = _moved(trial, after.get(trial) or self.trials[trial].state, _state_after(event))
+            after[trial] = _state_after(after.get(trial) or self.trials[trial].state, event)
 
     def _apply(self, event: Event) -> None:
         kind = event["event"]
@@ -292,7 +340,8 @@ class Ledger:
         if kind == "suggested":
             if number != len(self.trials):
                 raise ValueError(f"trial {number} where {len(self.trials)} was expected")
-            trial = Trial(number, event["configuration"], event["time"])
+            by = event["driver"]
+            trial = Trial(number, event["configuration"], event["time"], suggested_by=by, driver=by)
             self.trials.append(trial)
             self._open[trial.state][number] = trial
             self._by_hash[json_hash(trial.configuration)] = trial
@@ -311,10 +360,14 @@ class Ledger:
 def _happened(trial: Trial, event: Event) -> None:
     """Let an event of a trial's life happen to it."""
     kind = event["event"]
-    trial.move(_state_after(event))
+    trial.state = _state_after(trial.state, event)
     if kind == "submitted":
         trial.submitted = trial.submitted or event["time"]
         trial.rung, trial.attempt, trial.nodes = event["rung"], event["attempt"], event["nodes"]
+        trial.driver = event["driver"]
+        return
+    if kind == "taken over":
+        trial.driver = event["driver"]
         return
     if kind == "stopped":
         trial.ended, trial.reason = event["time"], event["reason"]
@@ -333,29 +386,29 @@ def _happened(trial: Trial, event: Event) -> None:
         trial.reports.append(RungReport(event["rung"], event["time"], tuple(event["objectives"]), outcome))
 
 
-def _state_after(event: Event) -> TrialState:
-    """The state that an event of a trial's life brings it to.  Raises ValueError for an unknown one."""
+def _state_after(before: TrialState, event: Event) -> TrialState:
+    """The state that an event of a trial's life brings it to.  Raises ValueError for one that cannot happen to it."""
     kind = event["event"]
     if kind == "ended":
-        return TrialState.FAILED if event["failure"] else TrialState.DONE
-    if kind not in _STATE_AFTER:
+        after = TrialState.FAILED if event["failure"] else TrialState.DONE
+    elif kind in _STATE_AFTER:
+        after = _STATE_AFTER[kind]
+    else:
         raise ValueError(f"unknown event {kind!r}")
-    return _STATE_AFTER[kind]
+    possible = before is TrialState.SUBMITTED if kind == "taken over" else after in TRANSITIONS[before]
+    if not possible:
+        raise ValueError(f"trial {event['trial']}: {kind!r} cannot happen where it is {before}")
+    return after
 
 
 _STATE_AFTER = {
     "submitted": TrialState.SUBMITTED,
+    "taken over": TrialState.SUBMITTED,
     "attempt failed": TrialState.WAITING,
     "reported": TrialState.PAUSED,
     "stopped": TrialState.STOPPED,
     "reopened": TrialState.PAUSED,
 }
-
-
-def _moved(trial: int, before: TrialState, after: TrialState) -> TrialState:
-    if after not in TRANSITIONS[before]:
-        raise ValueError(f"trial {trial}: {before} -> {after} is no transition")
-    return after
 
 
 def _outcome(event: Event) -> Outcome:
@@ -370,23 +423,18 @@ def _spoken(value: Any) -> str:
     return (", ".join(map(str, value)) or "(none)") if isinstance(value, list) else str(value)
 
 
-def _append(path: Path, data: bytes) -> None:
-    """Append to a file and flush to disk; where that fails, what was written of it is taken back."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+def _append(descriptor: int, end: int, data: bytes) -> None:
+    """Append to a file of which `end` bytes are whole lines, and flush to disk.
+
+    What stands behind them a killed writer left: it goes.  Where writing fails, what was written is taken back.
+    """
+    if os.fstat(descriptor).st_size > end:
+        os.ftruncate(descriptor, end)
     try:
-        size = os.fstat(descriptor).st_size
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            os.fsync(descriptor)
-        except OSError:
-            os.ftruncate(descriptor, size)
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _cut_torn_line(path: Path) -> None:
-    with path.open("r+b") as stream:
-        stream.truncate(stream.read().rfind(b"\n") + 1)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, end)
+        raise

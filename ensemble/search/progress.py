@@ -12,6 +12,7 @@ from ensemble.search.keys import trial_key
 from ensemble.search.ledger import Ledger, Trial, TrialState
 from ensemble.search.run import SearchRun, run_search
 from ensemble.search.runners import Runner
+from ensemble.search.seats import Seat
 
 # Of so many trials that run at most, each has a bar of its own.
 MOST_BARS = 12
@@ -27,6 +28,7 @@ def search_with_display(
     display: Display,
     folder_of: Callable[[str], Path] | None = None,
     accept_changes: bool = False,
+    seat: Seat | None = None,
 ) -> Ledger:
     """`run_search`, shown: a line for every trial that ends, bars for those that run.
 
@@ -39,7 +41,9 @@ def search_with_display(
         def on_change(ledger: Ledger) -> None:
             nonlocal shown
             if folder_of is not None:
-                running = ledger.in_state(TrialState.SUBMITTED)[:MOST_BARS]
+                ours = seat.number if seat else 0
+                submitted = ledger.in_state(TrialState.SUBMITTED)
+                running = [trial for trial in submitted if trial.driver == ours][:MOST_BARS]
                 now = {
                     f"trial {t.number}": folder_of(trial_key(run.name, t.number, t.rung, t.attempt)) for t in running
                 }
@@ -52,7 +56,7 @@ def search_with_display(
             shown = len(ended)
             update(shown, limits().trials)
 
-        return run_search(run, search, make_runner, limits, on_change, accept_changes)
+        return run_search(run, search, make_runner, limits, on_change, accept_changes, seat)
 
 
 def trial_line(trial: Trial) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from apps.core.errors import StateError
 from ensemble.campaigns import Campaign, CampaignData
 from ensemble.search import events
@@ -16,6 +18,7 @@ from ensemble.search.driver import Driver, Limits
 from ensemble.search.ledger import Ledger
 from ensemble.search.optimizers import OptimizerSpec
 from ensemble.search.runners import Runner
+from ensemble.search.seats import Seat, take_seat
 from ensemble.search.suggestions import InlineSuggestions, ProcessSuggestions, Suggestions
 from ensemble.search.table import write_table
 
@@ -67,25 +70,29 @@ def searches_of(campaign: Campaign) -> list[SearchRun]:
 
 
 def open_ledger(run: SearchRun, search: Search, accept_changes: bool = False) -> Ledger:
-    """The journal of a search, to go on with.  The caller holds the campaign's driver lock.
+    """The journal of a search, to go on with.  The caller holds the campaign's driver lock, alone or shared.
 
     Raises StateError where it is of another search than `search` (Ledger.begin), DataError where it is damaged.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(run.journal, repair=True)
+    ledger = Ledger(run.journal)
     names = list(search.problem_for(run.data()).hyperparameter_names)
     begun = events.search_begun(names, search.objectives, search.rungs, run.campaign.plan.seed, search.source)
     ledger.begin(begun, accept_changes)
     return ledger
 
 
-def make_suggestions(run: SearchRun, search: Search, asked: int, workers: int) -> Suggestions:
-    """The optimiser of a search, in a process beside this one where asking it takes time."""
+def make_suggestions(run: SearchRun, search: Search, ledger: Ledger, workers: int, seat: int = 0) -> Suggestions:
+    """The optimiser of a driver, in a process beside this one where asking it takes time.
+
+    Drivers of one search have random streams of their own, by their seats; each goes on where its seat was.
+    """
+    seed = run.campaign.plan.seed
     spec = OptimizerSpec(
         search.optimizer,
         search.problem_for(run.data()),
-        run.campaign.plan.seed,
-        asked,
+        int(np.random.SeedSequence([seed, seat]).generate_state(1)[0]) if seat else seed,
+        sum(trial.suggested_by == seat for trial in ledger.trials),
         len(search.objectives),
         search.initial_points,
         search.optimizer_options,
@@ -102,8 +109,12 @@ def run_search(
     limits: Callable[[], Limits],
     on_change: Callable[[Ledger], None] = lambda ledger: None,
     accept_changes: bool = False,
+    seat: Seat | None = None,
 ) -> Ledger:
     """Run until the limits' number of trials has ended; returns the ledger.
+
+    The caller holds the campaign's driver lock: alone, or shared with the other drivers of its searches, which then
+    work on this search together.  `seat`: the driver's, where it holds one already.
 
     Continues what the journal holds: the optimiser is told of finished trials, the runner finds open ones again.
     The campaign's table is written as results come.  `on_change` is called after every round of decisions.
@@ -111,6 +122,9 @@ def run_search(
     for what the search file gives wrongly.
     """
     limits()  # refused before anything is made
+    if seat is None:
+        with take_seat(run.folder) as seat:
+            return run_search(run, search, make_runner, limits, on_change, accept_changes, seat)
     ledger = open_ledger(run, search, accept_changes)
     table = _TableWriter(run)
 
@@ -118,10 +132,10 @@ def run_search(
         table.look(ledger)
         on_change(ledger)
 
-    with make_suggestions(run, search, len(ledger.trials), limits().workers) as suggestions:
+    with make_suggestions(run, search, ledger, limits().workers, seat.number) as suggestions:
         runner = make_runner()
         try:
-            Driver(search, ledger, suggestions, runner, limits, changed).run()
+            Driver(search, ledger, suggestions, runner, limits, seat, changed).run()
         except BaseException:
             table.write()
             raise

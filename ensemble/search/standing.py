@@ -40,7 +40,8 @@ class Standing:
         retried: starts beyond the first one of every rung.
         rungs: one each; one alone for a search without rungs.
         wanted: trials in all that are asked for; None where no driver has begun.
-        workers: asked for; None likewise.
+        workers: asked for, of all drivers; None likewise.
+        drivers: how many there are.
         busy: nodes that trials hold.
         utilisation: busy node-seconds by the trials' own clocks / (workers x window); None without workers.
         pace: trials that ended in the window, a second.
@@ -57,6 +58,7 @@ class Standing:
     rungs: tuple[RungStanding, ...]
     wanted: int | None
     workers: int | None
+    drivers: int
     busy: int
     utilisation: float | None
     pace: float
@@ -80,8 +82,11 @@ class Standing:
         return self.wanted is not None and self.ended >= self.wanted
 
 
-def standing(ledger: Ledger, orders: Orders | None, changed: float, now: float) -> Standing:
-    """How the search of this ledger stands at `now`, its last event being of `changed` (UTC epoch seconds)."""
+def standing(ledger: Ledger, orders: Sequence[Orders], changed: float, now: float) -> Standing:
+    """How the search of this ledger stands at `now`, its last event being of `changed` (UTC epoch seconds).
+
+    orders: of every driver.
+    """
     trials = ledger.trials
     found = Counter(trial.state for trial in trials)
     states = {state: found[state] for state in TrialState}
@@ -89,7 +94,8 @@ def standing(ledger: Ledger, orders: Orders | None, changed: float, now: float) 
     since = window_start(trials, orders, now)
     ended = sum(1 for trial in trials if trial.ended is not None and trial.ended > since)
     pace = ended / (now - since) if now > since else 0.0
-    wanted = orders.trials if orders else None
+    wanted = max((one.trials for one in orders), default=None)
+    workers = sum(one.workers for one in orders) if orders else None
     open_ones = max(0, wanted - sum(states[state] for state in TrialState if state.final)) if wanted is not None else 0
     return Standing(
         states=states,
@@ -97,9 +103,10 @@ def standing(ledger: Ledger, orders: Orders | None, changed: float, now: float) 
         retried=sum(trial.starts - rungs_begun(trial) for trial in trials if trial.starts > rungs_begun(trial)),
         rungs=tuple(rung_standings(trials, begun["rungs"])),
         wanted=wanted,
-        workers=orders.workers if orders else None,
+        workers=workers,
+        drivers=len(orders),
         busy=sum(trial.nodes for trial in ledger.in_state(TrialState.SUBMITTED)),
-        utilisation=utilisation(trials, orders.workers, since, now) if orders and now > since else None,
+        utilisation=utilisation(trials, workers, since, now) if workers and now > since else None,
         pace=pace,
         left_s=open_ones / pace if pace and wanted is not None else None,
         best=best_trial(ledger),
@@ -120,11 +127,11 @@ def pareto_front(trials: Sequence[Trial]) -> tuple[int, ...]:
     return tuple(trial.number for trial, best in zip(there, unbeaten, strict=True) if best)
 
 
-def window_start(trials: Sequence[Trial], orders: Orders | None, now: float) -> float:
-    """Begin of the window that ends at `now`: long enough for several trials, and within the time of this driver."""
+def window_start(trials: Sequence[Trial], orders: Sequence[Orders], now: float) -> float:
+    """Begin of the window that ends at `now`: long enough for several trials, and within the time of these drivers."""
     spans = [end - start for trial in trials for start, end, _ in reported_spans(trial)]
     length = max(WINDOW_S, WINDOW_TRIALS * sum(spans) / len(spans) if spans else 0.0)
-    begun = orders.begun if orders else min((trial.suggested for trial in trials), default=now)
+    begun = min((one.begun for one in orders), default=min((trial.suggested for trial in trials), default=now))
     return max(now - length, begun)
 
 

@@ -1,7 +1,7 @@
 """Balsam sites on this machine: made from a template in `sites/`, with their agent and their launchers."""
 
 from ensemble.sites.agent import agent_running, start_agent, stop_agent
-from ensemble.sites.launchers import has_launcher, running_nodes, stop_launchers, submit_batch_job
+from ensemble.sites.launchers import has_launcher, launcher_nodes, running_nodes, stop_launchers, submit_batch_job
 from ensemble.sites.site import Site, create_site, list_sites, open_site, templates
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "agent_running",
     "create_site",
     "has_launcher",
+    "launcher_nodes",
     "list_sites",
     "open_site",
     "running_nodes",

@@ -44,6 +44,12 @@ def running_nodes(site: Site, tags: Mapping[str, str] | None = None) -> int:
     return sum(job.num_nodes for job in running if tags is None or job.filter_tags.items() <= tags.items())
 
 
+def launcher_nodes(site: Site) -> int:
+    """Nodes of the site's batch jobs that run or are to come."""
+    states = ["pending_submission", "queued", "running"]
+    return sum(job.num_nodes for job in client_of(site).BatchJob.objects.filter(site_id=site.id, state=states))
+
+
 def has_launcher(site: Site) -> bool:
     """Whether a launcher of the site runs, or is to come: a batch job waits for the agent or in the machine's queue."""
     # In this order: what waits no longer when it is asked for has its process.

@@ -61,9 +61,13 @@ class BalsamRunner(Runner):
         self._ended: queue.SimpleQueue[Report | BaseException] = queue.SimpleQueue()
         self._error: BaseException | None = None
 
+    def take_over(self, assignments: Sequence[Assignment]) -> None:
+        self._jobs.find(self._key(assignment) for assignment in assignments)
+        self.submit(assignments)
+
     def submit(self, assignments: Sequence[Assignment]) -> None:
         for assignment in assignments:
-            key = trial_key(self._name, assignment.trial, assignment.rung, assignment.attempt)
+            key = self._key(assignment)
             try:
                 task = self._task(key, assignment)
             except Exception as error:
@@ -99,6 +103,9 @@ class BalsamRunner(Runner):
 
     def close(self) -> None:
         """Nothing to do: jobs go on in Balsam."""
+
+    def _key(self, assignment: Assignment) -> str:
+        return trial_key(self._name, assignment.trial, assignment.rung, assignment.attempt)
 
     def _task(self, key: str, assignment: Assignment) -> Task:
         size = assignment.size

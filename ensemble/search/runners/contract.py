@@ -52,10 +52,14 @@ class Runner(ABC):
 
     @abstractmethod
     def submit(self, assignments: Sequence[Assignment]) -> None:
-        """Have these run; returns soon.
+        """Have these run; returns soon."""
 
-        Where the runner outlives the driver, an assignment that an earlier driver submitted is found, not run again.
+    def take_over(self, assignments: Sequence[Assignment]) -> None:
+        """Report on these, which a driver that is no more has submitted; returns soon.
+
+        A runner whose trials outlive the driver finds them, and runs nothing again; the others run them again.
         """
+        self.submit(assignments)
 
     @abstractmethod
     def wait(self, timeout_s: float) -> list[Report]:

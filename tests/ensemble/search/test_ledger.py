@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from apps.core.errors import DataError, FailureKind, StateError
 from ensemble.jobs import Outcome
 from ensemble.search import events
-from ensemble.search.ledger import TRANSITIONS, Ledger, Trial, TrialState
+from ensemble.search.ledger import TRANSITIONS, Ledger, TrialState
 from ensemble.search.optimizers.contract import Observation
 
 RECORD = {"result": {"scores": {"vi": 1.0}}, "cost": {"start": 1.0, "end": 2.0}}
@@ -100,13 +100,54 @@ def test_torn_last_line_is_cut_off_and_the_journal_goes_on(tmp_path: Path) -> No
     lines = whole.splitlines(keepends=True)
     for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
-        before = Ledger(path)
+        journal = Ledger(path)
         assert path.read_bytes() == whole[:length], "who only reads leaves a line that is being written alone"
-        journal = Ledger(path, repair=True)
-        assert path.read_bytes() == b"".join(lines[: whole[:length].count(b"\n")])
-        assert journal.trials == before.trials
-    journal.suggest([{"x": "after"}])
-    assert Ledger(path).find({"x": "after"}) is not None
+        journal.suggest([{"x": "after"}])
+        there = path.read_bytes().splitlines(keepends=True)
+        assert there[:-1] == lines[: whole[:length].count(b"\n")]
+        assert Ledger(path).trials == journal.trials
+
+
+def test_two_writers_share_a_journal(tmp_path: Path) -> None:
+    one, other = Ledger(tmp_path / "j"), Ledger(tmp_path / "j")
+    one.begin(BEGUN)
+    other.begin(BEGUN)
+    one.suggest([{"x": 0}])
+    other.suggest([{"x": 0}, {"x": 1}])
+    one.suggest([{"x": 2}])
+    assert [trial.configuration["x"] for trial in one.trials] == [0, 1, 2]
+    assert [trial.number for trial in other.news()] == [0, 2], "of others' alone"
+    assert other.news() == []
+    one.append([events.submitted(0, driver=0)])
+    with pytest.raises(ValueError, match="'submitted' cannot happen where it is SUBMITTED"):
+        other.append([events.submitted(0, driver=1)])
+    other.append([events.taken_over(0, driver=1)])
+    one.refresh()
+    assert (one.trials[0].driver, one.trials[0].suggested_by) == (1, 0)
+    assert one.trials == other.trials == Ledger(tmp_path / "j").trials
+
+
+def test_who_holds_the_journal_decides_on_all_that_is_written(tmp_path: Path) -> None:
+    one, other = Ledger(tmp_path / "j"), Ledger(tmp_path / "j")
+    one.suggest([{"x": x} for x in range(50)])
+    taken: list[tuple[int, int]] = []
+
+    def take(ledger: Ledger, driver: int) -> None:
+        while True:
+            with ledger.alone():
+                free = ledger.in_state(TrialState.SUGGESTED)
+                if not free:
+                    return
+                ledger.append([events.submitted(free[0].number, driver=driver)])
+            taken.append((free[0].number, driver))
+
+    threads = [threading.Thread(target=take, args=(ledger, n)) for n, ledger in enumerate((one, other))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(number for number, _ in taken) == list(range(50))
+    assert {number: trial.driver for number, trial in enumerate(Ledger(tmp_path / "j").trials)} == dict(taken)
 
 
 def test_reader_follows_a_journal_that_is_being_written(tmp_path: Path) -> None:
@@ -197,16 +238,27 @@ def test_changed_search_file_is_to_be_accepted(tmp_path: Path) -> None:
     Ledger(tmp_path / "j").begin(changed)
 
 
-@pytest.mark.parametrize(("before", "after"), list(product(TrialState, TrialState)))
-def test_only_the_transitions_of_the_table_are_possible(before: TrialState, after: TrialState) -> None:
-    trial = Trial(0, {}, 0.0, state=before)
-    if after in TRANSITIONS[before]:
-        trial.move(after)
-        assert trial.state is after
-    else:
-        with pytest.raises(ValueError, match="no transition"):
-            trial.move(after)
-        assert trial.state is before
+def test_only_the_transitions_of_the_table_are_possible(tmp_path: Path) -> None:
+    happens = {
+        TrialState.SUBMITTED: lambda number: events.submitted(number),
+        TrialState.WAITING: lambda number: events.attempt_failed(number, 0, lost(FailureKind.KILLED), 1.0),
+        TrialState.PAUSED: lambda number: events.reported(number, 0, (1.0,), GOOD),
+        TrialState.DONE: lambda number: events.ended(number, 0, (1.0,), GOOD),
+        TrialState.FAILED: lambda number: events.ended(number, 0, None, lost(FailureKind.BUG)),
+        TrialState.STOPPED: lambda number: events.stopped(number, "hopeless"),
+    }
+    for number, before in enumerate(map(TrialState, STATES)):
+        for after, event in happens.items():
+            path = tmp_path / f"{before}-{after}"
+            journal = filled(path)
+            written = path.read_bytes()
+            if after in TRANSITIONS[before]:
+                journal.append([event(number)])
+                assert journal.trials[number].state is after
+            else:
+                with pytest.raises(ValueError, match=f"cannot happen where it is {before}"):
+                    journal.append([event(number)])
+                assert path.read_bytes() == written
 
 
 def test_event_that_cannot_happen_is_never_written(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from ensemble.campaigns import Campaign, CampaignPlan, create_campaign
 from ensemble.cli.main import _run
 from ensemble.jobs import Outcome
 from ensemble.search import events
-from ensemble.search.control import Control, Orders, read_orders
+from ensemble.search.control import Control, Orders, standing_orders
 from ensemble.search.driver import Limits
 from ensemble.search.ledger import Ledger, TrialState
+from ensemble.search.seats import Seat
 from ensemble.search.standing import Standing, standing
 
 BEGIN = 1_000_000.0
@@ -47,7 +48,7 @@ def ledger_of(path: Path, *told: events.Event) -> Ledger:
 
 
 def stands(ledger: Ledger, seconds: float, workers: int = 2, trials: int = 10, driver: float = 0) -> Standing:
-    return standing(ledger, Orders(workers, trials, BEGIN + driver), BEGIN + seconds - 3, BEGIN + seconds)
+    return standing(ledger, [Orders(workers, trials, BEGIN + driver, "host:1")], BEGIN + seconds - 3, BEGIN + seconds)
 
 
 def one_run(path: Path) -> Ledger:
@@ -144,7 +145,7 @@ def test_several_objectives_have_a_front(tmp_path: Path) -> None:
 
 
 def test_a_search_that_has_not_begun_says_nothing_wrong(tmp_path: Path) -> None:
-    found = standing(Ledger(tmp_path / "journal.jsonl"), None, BEGIN, BEGIN)
+    found = standing(Ledger(tmp_path / "journal.jsonl"), [], BEGIN, BEGIN)
     assert (found.trials, found.best, found.left_s, found.utilisation, found.finished) == (0, None, None, None, False)
 
 
@@ -167,7 +168,7 @@ def campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Campaign:
     monkeypatch.setenv("COLUMNS", "140")
     made = create_campaign(tmp_path, CampaignPlan(name="demo"))
     one_run(made.folder / "searches" / "quick" / "journal.jsonl")
-    Control(made.folder / "searches" / "quick", Limits(2, 10))
+    Control(Seat(0, made.folder / "searches" / "quick"), Limits(2, 10))
     return made
 
 
@@ -194,7 +195,7 @@ def test_status_says_how_a_search_stands(campaign: Campaign, capsys: pytest.Capt
 
 def test_watch_follows_the_journal_to_the_end(campaign: Campaign, capsys: pytest.CaptureFixture[str]) -> None:
     folder = campaign.folder / "searches" / "quick"
-    Control(folder, Limits(2, 4))
+    Control(Seat(0, folder), Limits(2, 4))
     writer = Ledger(folder / "journal.jsonl")
 
     def end() -> None:
@@ -215,8 +216,7 @@ def test_watch_follows_the_journal_to_the_end(campaign: Campaign, capsys: pytest
 def test_resize_tells_the_driver(campaign: Campaign, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "search", "resize", "demo", "quick", "--workers", "64")
     assert (code, out) == (0, "quick: 64 workers, 10 trials in all\n")
-    orders = read_orders(campaign.folder / "searches" / "quick")
-    assert orders is not None
+    (orders,) = standing_orders(campaign.folder / "searches" / "quick")
     assert (orders.workers, orders.trials) == (64, 10)
 
 

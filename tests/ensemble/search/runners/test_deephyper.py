@@ -22,6 +22,7 @@ from ensemble.search.optimizers import make_optimizer
 from ensemble.search.promotion import AsynchronousHalving
 from ensemble.search.runners.contract import Assignment, TrialParameters
 from ensemble.search.runners.deephyper import EVALUATORS, DeepHyperRunner, open_evaluator
+from ensemble.search.seats import Seat
 from ensemble.search.suggestions import InlineSuggestions
 from tests.ensemble.samples import campaign_data
 from tests.ensemble.search.runners.simulated_trials import (
@@ -184,7 +185,7 @@ def test_a_driver_brings_a_search_through(tmp_path: Path) -> None:
         runner = DeepHyperRunner(evaluator, trials, search.stage, "quick", tmp_path / "work")
         suggestions = InlineSuggestions(make_optimizer("grid", problem))
         try:
-            Driver(search, ledger, suggestions, runner, lambda: Limits(workers=2, trials=9)).run()
+            Driver(search, ledger, suggestions, runner, lambda: Limits(workers=2, trials=9), Seat(0, tmp_path)).run()
         finally:
             runner.close()
     ends = {trial.configuration["x"]: trial for trial in ledger.trials}
