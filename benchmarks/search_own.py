@@ -37,8 +37,8 @@ def search_until_killed(task: Task) -> None:
     search_trials(task, ALL_TRIALS)
 
 
-def search_trials(task: Task, trials: int) -> Ledger:
-    """Search until so many trials have ended, those of an earlier, killed driver counted."""
+def search_trials(task: Task, trials: int, shared: bool = False) -> Ledger:
+    """Search until so many trials have ended, those of an earlier, killed driver counted; alone, or beside others."""
     run = search_run(task)
     evaluate = Evaluations(task, failure=DivergedError)
 
@@ -46,7 +46,7 @@ def search_trials(task: Task, trials: int) -> Ledger:
         return {"value": evaluate([configuration[name] for name in NAMES])}
 
     search = ackley_search(task.limit_s)
-    with run.campaign.driver_lock():
+    with run.campaign.driver_lock(shared):
         return run_search(
             run, search, lambda: ThreadRunner(NAME, function, task.workers), lambda: Limits(task.workers, trials)
         )

@@ -6,6 +6,7 @@ log-normal time in each evaluation, from the same seed.  Cases:
 
     sleep     32 workers, mean 1 s: the driver with the in-process runner, and all peers, one after the other
     failures  512 workers in process, mean 10 s, 5 % of the evaluations fail, 1 % hang until the search ends them
+    shared    four drivers that share one search, 128 workers each in process, mean 10 s
     balsam    64 virtual nodes, real Balsam, mean 10 s
     many      4,096 virtual nodes, real Balsam, mean 60 s
 """
@@ -13,6 +14,7 @@ log-normal time in each evaluation, from the same seed.  Cases:
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 from benchmarks.harness import Figure, benchmark_with_options
 from benchmarks.objectives import SIGMA, Task
 from benchmarks.search_peers import NOTES, search_with
-from benchmarks.search_trace import Trace
+from benchmarks.search_trace import Trace, watch
 
 SEED = 1
 LIMIT_IN_MEANS = 6.0
@@ -41,6 +43,8 @@ class Size:
 
 SLEEP = {False: Size(32, 1.0, 30.0), True: Size(8, 0.2, 1.0)}
 FAILURES = {False: Size(512, 10.0, 90.0), True: Size(16, 0.2, 2.0)}
+DRIVERS = 4
+SHARED = {False: Size(512, 10.0, 60.0), True: Size(8, 0.2, 2.0)}
 BALSAM = {False: Size(64, 10.0, 60.0), True: Size(4, 0.5, 3.0)}
 MANY = {False: Size(4096, 60.0, 120.0), True: Size(8, 0.5, 3.0)}
 
@@ -71,6 +75,21 @@ def failures_case(quick: bool, systems: list[str]) -> list[Figure]:
     return [
         _utilisation(name, trace, size, None if quick else GOAL_IN_PROCESS, hung, limit_s),
         Figure(f"{name}: held by hung evaluations", trace.hung_share(size.workers, limit_s), "", note="part of it"),
+    ]
+
+
+def shared_case(quick: bool, systems: list[str]) -> list[Figure]:
+    """All workers of several drivers together."""
+    size = SHARED[quick]
+    with tempfile.TemporaryDirectory(prefix="ensemble-search-") as folder:
+        task = Task(size.workers, size.mean_s, SEED, folder)
+        command = [sys.executable, "-m", "benchmarks.search_shared", str(DRIVERS)]
+        trace = watch(command, task, size.seconds, size.workers)
+    name = f"ensemble, {DRIVERS} drivers with {size.workers} workers together"
+    note = f"drivers, optimisers and workers used {trace.cpu_s:.0f} processor seconds"
+    return [
+        _utilisation(name, trace, size, None if quick else GOAL_IN_PROCESS, note),
+        Figure(f"{name}: evaluations repeated", trace.repeated(), "", 0),
     ]
 
 
@@ -118,6 +137,7 @@ def _utilisation(
 CASES: dict[str, Callable[[bool, list[str]], list[Figure]]] = {
     "sleep": sleep_case,
     "failures": failures_case,
+    "shared": shared_case,
     "balsam": balsam_case,
     "many": many_case,
 }
