@@ -53,7 +53,8 @@ class Balsam:
     def fetch(self, query: dict[str, Any]) -> Sequence[Row]:
         if self.down:
             raise TransientError("no connection")
-        return list(self.rows.values())
+        wanted = query.get("state")
+        return [row for row in self.rows.values() if wanted is None or row["state"] in wanted]
 
     def delete(self, ids: Sequence[int]) -> None:
         for number in ids:
@@ -199,6 +200,24 @@ def test_failures(
         balsam.end(1, state, attempts=2, **data)
         outcome = future.result(10)
         assert (outcome.failure, outcome.message, outcome.attempts, outcome.record) == (kind, message, 2, None)
+
+
+def test_a_job_that_another_driver_has_submitted_since_is_found(balsam: Balsam, campaign: Campaign) -> None:
+    with open_jobs(campaign) as jobs, open_jobs(campaign) as others:
+        others.submit(Task("before", "phantom", {}))
+        until(lambda: balsam.rows)
+        balsam.end(1, record={"result": "before"})
+        until(lambda: jobs.outcome("before"))  # from now on only ended jobs are asked for
+        others.submit(Task("known", "phantom", {}))
+        until(lambda: len(balsam.rows) == 2)
+        assert not jobs.knows("known")
+        jobs.find(["known", "unknown"])
+        future = jobs.submit(Task("known", "phantom", {}))
+        jobs.submit(Task("unknown", "phantom", {}))
+        until(lambda: len(balsam.rows) == 3)
+        assert balsam.calls == [1, 1, 1]
+        balsam.end(2, record={"result": "one"})
+        assert future.result(10).record == {"result": "one"}
 
 
 def test_of_two_jobs_of_one_task_the_newer_counts(balsam: Balsam, campaign: Campaign) -> None:

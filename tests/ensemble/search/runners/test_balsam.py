@@ -31,10 +31,14 @@ class Jobs(CampaignJobs):
     def __init__(self) -> None:
         self.tasks: dict[str, Task] = {}
         self.futures: dict[str, Future[Outcome]] = {}
+        self.looked_for: list[str] = []
 
     def submit(self, task: Task) -> Future[Outcome]:
         self.tasks[task.key] = task
         return self.futures.setdefault(task.key, Future())
+
+    def find(self, keys: Iterable[str]) -> None:
+        self.looked_for += keys
 
     def end(self, key: str) -> None:
         self.futures[key].set_result(Outcome(key, 5, {"result": {}}))
@@ -84,6 +88,17 @@ def test_an_assignment_becomes_a_task(jobs: Jobs) -> None:
         time_limit_s=90.0,
         max_attempts=1,
     )
+
+
+def test_trials_of_another_driver_are_looked_for_before_they_are_followed(jobs: Jobs) -> None:
+    runner = runner_of(jobs)
+    taken = Assignment(3, 1, 2, {"seconds": 1.0})
+    runner.take_over([taken])
+    assert jobs.looked_for == [key(3, 1, 2)]
+    jobs.end(key(3, 1, 2))
+    assert [report.assignment for report in runner.wait(1.0)] == [taken]
+    runner.submit([Assignment(4, 0, 1, {"seconds": 1.0})])
+    assert len(jobs.looked_for) == 1
 
 
 def test_every_end_is_reported_once_and_waited_for(jobs: Jobs) -> None:

@@ -1,0 +1,67 @@
+"""What a session keeps running, with a service and a site that are simulated; test_jobs_running.py has real ones."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from ensemble import service, session
+from ensemble.sites import Site
+
+
+class Machine:
+    """A service in some phase, and a site with launchers of so many nodes; `asked`: what was done to them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, nodes: int = 8) -> None:
+        self.phase, self.launchers, self.asked = service.Phase.RUNNING, list[int](), list[str]()
+        self.site = cast(Site, SimpleNamespace(name="here", nodes=nodes))
+        monkeypatch.setattr("ensemble.session.service.status", lambda home: SimpleNamespace(phase=self.phase))
+        monkeypatch.setattr("ensemble.session.service.start", self._start)
+        monkeypatch.setattr("ensemble.session.sites.start_agent", lambda site: None)
+        monkeypatch.setattr("ensemble.session.sites.has_launcher", lambda site: bool(self.launchers))
+        monkeypatch.setattr("ensemble.session.sites.launcher_nodes", lambda site: sum(self.launchers))
+        monkeypatch.setattr("ensemble.session.sites.submit_batch_job", self._launch)
+        monkeypatch.setattr(session, "LAUNCHER_CHECK_S", 0.02)
+
+    def _start(self, home: Path) -> None:
+        self.asked.append("service")
+        self.phase = service.Phase.RUNNING
+
+    def _launch(self, site: Site, nodes: int, wall_time_min: int) -> None:
+        self.asked.append(f"launcher {nodes}")
+        self.launchers.append(nodes)
+
+    def wait_for(self, *asked: str) -> None:
+        deadline = time.monotonic() + 10
+        while self.asked != list(asked) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert self.asked == list(asked)
+
+
+def test_a_crashed_service_and_an_ended_launcher_are_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch)
+    with session._kept_running(Path("/home"), machine.site, 2, 30, lambda: 0):
+        machine.wait_for("launcher 2")
+        machine.phase = service.Phase.CRASHED
+        machine.wait_for("launcher 2", "service")
+        machine.launchers.clear()
+        machine.wait_for("launcher 2", "service", "launcher 2")
+        machine.phase = service.Phase.STOPPED
+        time.sleep(0.1)
+        assert len(machine.asked) == 3, "a service that the user stopped stays stopped"
+
+
+@pytest.mark.parametrize(
+    ("there", "others", "missing"),
+    [([], 0, 3), ([1], 0, 0), ([3], 2, 2), ([3, 2], 2, 0), ([3], 5, 3), ([3, 3], 9, 2), ([8], 9, 0)],
+)
+def test_drivers_that_share_a_site_get_nodes_for_all(
+    there: list[int], others: int, missing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(monkeypatch)
+    machine.launchers = there
+    assert session._missing_nodes(machine.site, 3, others) == missing
