@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apps.core.errors import DataError, ParameterError
+from apps.core.errors import DataError, EnsembleError, ParameterError
 from apps.core.parameters import Parameters
 from apps.core.stage import load_stage
 from ensemble.campaigns import CampaignData
@@ -131,10 +131,21 @@ class Search:
             raise ParameterError(f"time_limit_s = {self.time_limit_s}: expected a positive number of seconds, or None")
 
     def problem_for(self, data: CampaignData) -> HpProblem:
-        """The problem on this data.  Raises ParameterError where it is none, or has no free hyperparameter."""
+        """The problem on this data.
+
+        Raises ParameterError where it is none, has no free hyperparameter, or its function fails (a default outside its
+        range, an empty list of choices).
+        """
         from ensemble.search.space import SearchSpace
 
-        problem = self.problem(data) if callable(self.problem) else self.problem
+        try:
+            problem = self.problem(data) if callable(self.problem) else self.problem
+        except EnsembleError:
+            raise
+        except Exception as error:
+            raise ParameterError(
+                f"the search file's problem cannot be made: {type(error).__name__}: {error}"
+            ) from error
         SearchSpace(problem)
         return problem
 

@@ -131,6 +131,7 @@ class Driver:
 
     def _take_up(self) -> None:
         """Go on with what the journal holds."""
+        self._measure_again()
         observations = [observation for trial in self._ledger.trials if (observation := trial.observation())]
         self._suggestions.tell(observations)
         observed = {id(observation.configuration) for observation in observations}
@@ -140,6 +141,25 @@ class Driver:
                 stopped = [trial.number for trial in self._ledger.ended if trial.reason.endswith(SEARCH_ENDED)]
                 self._ledger.append([events.reopened(number) for number in sorted(stopped)])
         self._look_after([t for t in self._ledger.in_state(TrialState.SUBMITTED) if t.driver == self._seat.number])
+
+    def _measure_again(self) -> None:
+        """Give trials their objectives whose results are there, and of which the search file failed to compute them.
+
+        Since then it may have been mended.
+        """
+        with self._ledger.alone():
+            for trial in self._ledger.final_trials():
+                outcome = trial.outcome
+                if trial.failure is not FailureKind.BUG or outcome is None or outcome.record is None:
+                    continue
+                try:
+                    objectives = self._search.measure(outcome.record["result"])
+                except Exception as error:
+                    log.debug("objective still fails key=%s error=%s", outcome.key, error)
+                    continue
+                # Its starts are counted already.
+                good = replace(outcome, failure=None, message="", attempts=0)
+                self._ledger.append([self._measured(trial.number, trial.rung, objectives, good)])
 
     def _look_after(self, running: list[Trial]) -> None:
         """Go on with trials that this driver, or one before it, has handed out."""
@@ -363,16 +383,19 @@ class Driver:
                     ) from error
                 log.warning("objective failed key=%s error=%s", outcome.key, error)
                 return events.ended(trial, rung, None, objective_failed(plain_outcome(outcome), error))
-            outcome = plain_outcome(outcome)
-            if rung < self._search.last_rung:
-                return events.reported(trial, rung, objectives, outcome)
-            return events.ended(trial, rung, objectives, outcome)
+            return self._measured(trial, rung, objectives, plain_outcome(outcome))
         assert outcome.failure is not None
         retries = self._search.retries
         if outcome.failure.transient and assignment.attempt < retries.attempts:
             log.info("attempt failed key=%s kind=%s", outcome.key, outcome.failure)
             return events.attempt_failed(trial, rung, outcome, time.time() + retries.wait_s(assignment.attempt))
         return events.ended(trial, rung, None, outcome)
+
+    def _measured(self, trial: int, rung: int, objectives: tuple[float, ...], outcome: Outcome) -> events.Event:
+        """A rung of a trial has given its objectives."""
+        if rung < self._search.last_rung:
+            return events.reported(trial, rung, objectives, outcome)
+        return events.ended(trial, rung, objectives, outcome)
 
 
 def objective_failed(outcome: Outcome, error: Exception) -> Outcome:

@@ -32,7 +32,8 @@ class TrialState(enum.StrEnum):
 
     SUGGESTED: the optimiser gave it.  SUBMITTED: the runner has it.  WAITING: the machine ended its job, another
     attempt is due later.  PAUSED: a rung is done, the promotion rule will say whether it goes on.  DONE: it has the
-    objectives of the last rung.  FAILED: with a kind.  STOPPED: the rule gave it up, or the search ended, with what it
+    objectives of the last rung.  FAILED: with a kind; one whose objective could not be computed of its result can still
+    get it, once the search file is mended.  STOPPED: the rule gave it up, or the search ended, with what it
     has reported; a search that goes on with more trials has the latter wait again.
     """
 
@@ -55,7 +56,7 @@ TRANSITIONS: dict[TrialState, frozenset[TrialState]] = {
     TrialState.WAITING: frozenset({TrialState.SUBMITTED}),
     TrialState.PAUSED: frozenset({TrialState.SUBMITTED, TrialState.STOPPED}),
     TrialState.DONE: frozenset(),
-    TrialState.FAILED: frozenset(),
+    TrialState.FAILED: frozenset({TrialState.PAUSED, TrialState.DONE}),
     TrialState.STOPPED: frozenset({TrialState.PAUSED}),
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from apps.core.errors import DataError, ParameterError
+from ensemble.campaigns import CampaignData
 from ensemble.search.definition import JobSize, ObjectivesError, Retries, Search, load_search
 from tests.ensemble.search.simulated import parameters, prepared_campaign, simulated_search
 
@@ -79,6 +80,20 @@ def test_space_without_a_free_hyperparameter_is_refused(tmp_path: Path) -> None:
             Search(problem, parameters, lambda result: 0.0).problem_for(data)
     with pytest.raises(ParameterError, match="expected a deephyper HpProblem"):
         Search(object(), parameters, lambda result: 0.0).problem_for(data)
+
+
+def test_a_default_outside_its_range_is_refused(tmp_path: Path) -> None:
+    from deephyper.hpo import HpProblem
+
+    def problem(data: CampaignData) -> HpProblem:
+        space = HpProblem()
+        space.add_hyperparameter((1, 10), "depth", default_value=20)
+        return space
+
+    data = prepared_campaign(tmp_path).data
+    assert data is not None
+    with pytest.raises(ParameterError, match=r"problem cannot be made.*default value 20.*'depth'"):
+        Search(problem, parameters, lambda result: 0.0).problem_for(data)
 
 
 def test_source_of_a_search_file_is_its_content(tmp_path: Path) -> None:

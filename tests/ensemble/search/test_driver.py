@@ -126,6 +126,13 @@ def test_objective_that_fails_at_once_ends_the_search_and_one_that_fails_later_i
     assert [t.state for t in Ledger(run.journal).trials] == [TrialState.SUBMITTED]
     ledger = searched(run, simulated_search(objective=fails_where(5.0)), SimulatedRunner(), workers=1, trials=12)
     assert {trial.failure for trial in ledger.trials} == {None, FailureKind.BUG}
+    # Mended: what had run has its objective, and nothing runs again.
+    runner = SimulatedRunner()
+    ledger = searched(run, simulated_search(), runner, workers=1, trials=12)
+    assert {trial.state for trial in ledger.trials} == {TrialState.DONE}
+    assert [trial.starts for trial in ledger.trials] == [1] * 12
+    assert runner.submitted == []
+    assert Ledger(run.journal).trials == ledger.trials
 
 
 def test_objectives_of_another_number_end_the_search_and_lose_no_result(run: SearchRun) -> None:
