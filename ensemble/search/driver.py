@@ -140,7 +140,8 @@ class Driver:
             if len(self._ledger.trials) < self._limits().trials:
                 stopped = [trial.number for trial in self._ledger.ended if trial.reason.endswith(SEARCH_ENDED)]
                 self._ledger.append([events.reopened(number) for number in sorted(stopped)])
-        self._look_after([t for t in self._ledger.in_state(TrialState.SUBMITTED) if t.driver == self._seat.number])
+            running = [t for t in self._ledger.in_state(TrialState.SUBMITTED) if t.driver == self._seat.number]
+        self._look_after(running)
 
     def _measure_again(self) -> None:
         """Give trials their objectives whose results are there, and of which the search file failed to compute them.
@@ -177,14 +178,18 @@ class Driver:
         if time.monotonic() < self._death_look:
             return
         self._death_look = time.monotonic() + DEATH_LOOK_S
-        drivers = {trial.driver for trial in self._ledger.in_state(TrialState.SUBMITTED)} - {self._seat.number}
-        dead = {driver for driver in drivers if not self._seat.taken(driver)}
-        if not dead:
+        if not self._orphans():
             return
         with self._ledger.alone():
-            orphans = [trial for trial in self._ledger.in_state(TrialState.SUBMITTED) if trial.driver in dead]
+            orphans = self._orphans()  # whoever takes a dead driver's seat, or was faster, looks after them
             self._ledger.append([events.taken_over(trial.number, self._seat.number) for trial in orphans])
         self._look_after(orphans)
+
+    def _orphans(self) -> list[Trial]:
+        """Running trials of drivers that have died."""
+        submitted = self._ledger.in_state(TrialState.SUBMITTED)
+        dead = {driver for driver in {trial.driver for trial in submitted} if not self._seat.taken(driver)}
+        return [trial for trial in submitted if trial.driver in dead]
 
     def _hand_out_known(self) -> None:
         """Hand out what the journal holds: attempts that are due again, promoted trials, suggestions never run."""
