@@ -13,6 +13,7 @@ import pytest
 from apps.core.errors import FailureKind
 from ensemble.campaigns import Campaign, CampaignPlan, create_campaign
 from ensemble.cli.main import _run
+from ensemble.cli.search_status import _lines
 from ensemble.jobs import Outcome
 from ensemble.search import events
 from ensemble.search.control import Control, Orders, standing_orders
@@ -159,6 +160,13 @@ def test_thousands_of_trials_are_looked_at_in_an_instant(tmp_path: Path) -> None
     found = stands(ledger, 4_000, workers=60)
     assert time.process_time() - begin < 0.4
     assert found.utilisation == pytest.approx(1.0, abs=0.01)
+
+
+def test_several_drivers_stand_together(tmp_path: Path) -> None:
+    orders = [Orders(2, 10, BEGIN, "host:1"), Orders(3, 10, BEGIN + 50, "other:1", "site")]
+    found = standing(one_run(tmp_path / "journal.jsonl"), orders, BEGIN + 97, BEGIN + 100)
+    assert (found.workers, found.drivers, found.wanted) == (5, 2, 10)
+    assert any(text.startswith("3 busy of 5, of 2 drivers") for _, text in _lines(found, driven=True))
 
 
 @pytest.fixture
