@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -135,10 +135,10 @@ class Campaign:
             if not try_lock(stream, shared):
                 stream.seek(0)
                 holder = stream.read().strip()
-                if holder == _SHARED:
+                if holder.startswith(_SHARED):  # several may have written it at once
                     raise StateError(
-                        f"campaign {self.name}: drivers that share a search drive it already; join them (ensemble "
-                        "search run --shared), wait for them or end them first"
+                        f"campaign {self.name}: drivers that share a search drive it already; wait for them or end "
+                        "them first (another search driver joins them with --shared)"
                     )
                 raise StateError(
                     f"campaign {self.name}: process {holder or 'unknown'} drives it already; wait for it or end it "
@@ -157,10 +157,12 @@ class Campaign:
         return is_locked(self.folder / DRIVER_LOCK)
 
     @contextlib.contextmanager
-    def preparation_lock(self) -> Iterator[None]:
-        """Hold the preparation of the data; waits where another driver prepares it."""
+    def preparation_lock(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Hold the preparation of the data.  Where another driver prepares it, call `on_wait`, then wait."""
         with (self.folder / "preparation.lock").open("a") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            if not try_lock(stream):
+                on_wait()
+                fcntl.flock(stream, fcntl.LOCK_EX)
             yield
 
 

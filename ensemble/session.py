@@ -44,7 +44,7 @@ def open_session(
     *,
     create_with_nodes: int | None = None,
     keep_service: bool = False,
-    shared: bool = False,
+    held: bool = False,
     nodes_of_others: Callable[[], int] = lambda: 0,
 ) -> Iterator[CampaignJobs]:
     """The campaign's jobs at a site, with the service, the site's agent and a launcher of `nodes` nodes running.
@@ -53,13 +53,15 @@ def open_session(
     says what sessions have started, so that the last one to end stops it: also what a killed one had to leave, and not
     what another still uses.  Jobs that a stopped launcher was running are found again by the next session.
     `create_with_nodes`: start the service, and make the site with so many nodes, where they are missing; without it
-    that is a StateError.  `keep_service`: leave the service running all the same.  `shared`: other drivers may work on
-    the campaign, which count on `nodes_of_others` at the site; launchers are asked for until there are nodes for all.
+    that is a StateError.  `keep_service`: leave the service running all the same.  `held`: the caller holds the
+    campaign already, alone or with other drivers; those count on `nodes_of_others` at the site, and launchers are asked
+    for until there are nodes for all.
     """
     if create_with_nodes is None:
         check_site(home, site_name, nodes)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(campaign.driver_lock(shared))
+        if not held:
+            stack.enter_context(campaign.driver_lock())
         ours = stack.enter_context(_started(home, keep_service))
         running = service.status(home).phase is service.Phase.RUNNING
         ours.note("service", running)

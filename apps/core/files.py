@@ -119,10 +119,14 @@ def try_lock(stream: IO[Any], shared: bool = False) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the file, alone or with others."""
+    """Whether a process holds the file, alone or with others.
+
+    Who may not write it is not told of those that share it.
+    """
+    writable = os.access(path, os.W_OK)  # on NFS, a lock for oneself wants a file that is open to be written
     try:
-        with path.open() as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with path.open("r+b" if writable else "rb") as stream:
+            fcntl.flock(stream, (fcntl.LOCK_EX if writable else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except FileNotFoundError:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ensemble.workflow import Jobs
 
 DEFAULT_WORKERS = 2
+WAITING = "another driver prepares the data; waiting for it"
 EVALUATORS = ("balsam", "serial", "thread", "process", "ray", "mpicomm")
 
 
@@ -151,23 +152,24 @@ def _on_balsam(site_name: str, wall_time_min: int, limits: Limits, given: _Given
     home = given.home
     check_site(home, site_name, limits.workers)
     run, definition = given.open()
-    session = open_session(
-        home,
-        run.campaign,
-        site_name,
-        limits.workers,
-        wall_time_min,
-        shared=given.shared,
-        nodes_of_others=lambda: nodes_of_others(run.folder, site_name),
-    )
-    with session as jobs, Display() as display:
-        # A launcher has as many nodes as there are workers: it never starts a job of more.
-        make = balsam_runner(run, definition, jobs, open_site(home, site_name), limits.workers)
-        with run.campaign.preparation_lock():
-            jobs.find(PREPARATION_KEYS)  # what another driver has begun
-            _prepare(run.campaign, jobs, definition, display)
-        with take_seat(run.folder) as seat:
-            now = Control(seat, limits, site_name).limits
+    searches = run.folder.parent
+    with run.campaign.driver_lock(given.shared), take_seat(run.folder) as seat:
+        now = Control(seat, limits, site_name).limits
+        session = open_session(
+            home,
+            run.campaign,
+            site_name,
+            limits.workers,
+            wall_time_min,
+            held=True,
+            nodes_of_others=lambda: nodes_of_others(searches, site_name),
+        )
+        with session as jobs, Display() as display:
+            # A launcher has as many nodes as there are workers: it never starts a job of more.
+            make = balsam_runner(run, definition, jobs, open_site(home, site_name), limits.workers)
+            with run.campaign.preparation_lock(lambda: display.say(WAITING)):
+                jobs.find(PREPARATION_KEYS)  # what another driver has begun
+                _prepare(run.campaign, jobs, definition, display)
             ledger = search_with_display(run, definition, make, now, display, jobs.workdir, given.accept_changes, seat)
     _conclude(run, ledger)
 
@@ -194,7 +196,8 @@ def _inside(evaluator: str, workers: int | None, limits: Limits, given: _Given) 
         run, definition = given.open()
         work = run.folder / "work"
         with run.campaign.driver_lock(given.shared), Display() as display:
-            with run.campaign.preparation_lock(), LocalJobs(run.campaign.folder / "preparation") as jobs:
+            folder = run.campaign.folder / "preparation"
+            with run.campaign.preparation_lock(lambda: display.say(WAITING)), LocalJobs(folder) as jobs:
                 _prepare(run.campaign, jobs, definition, display)
             parameters = TrialParameters(definition, run.data(), run.trials_folder, run.campaign.plan.seed)
             with take_seat(run.folder) as seat:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from apps.core.errors import FailureKind, ParameterError
+from apps.core.errors import FailureKind, ParameterError, StateError
 from ensemble.jobs import Outcome
 from ensemble.search import events
 from ensemble.search.definition import Configuration, JobSize, ObjectivesError, Search
@@ -41,7 +41,8 @@ WIDE = 16
 QUEUED_S, QUEUED_SHARE = 1.5, 0.03
 # Over how long the rate of ends is taken.
 RATE_S = 10.0
-# How often it is looked whether another driver has died, of those whose trials are running.
+# How often it is looked whether drivers whose trials run have died; one that is found so twice has.  Meanwhile Balsam
+# makes the jobs that it may have been asked for last.
 DEATH_LOOK_S = 5.0
 # Why trials are stopped that no rule gave up.
 SEARCH_ENDED = "the search ended"
@@ -111,6 +112,7 @@ class Driver:
         self._decide_at = 0.0
         self._ends: deque[float] = deque()  # of the last RATE_S seconds
         self._death_look = 0.0
+        self._seen_dead: set[int] = set()  # drivers, at the last look
 
     def run(self) -> None:
         """Run until the limits' number of trials has ended, or the space holds no further configuration."""
@@ -131,6 +133,7 @@ class Driver:
 
     def _take_up(self) -> None:
         """Go on with what the journal holds."""
+        self._ledger.news()  # all of it is known from here on
         self._measure_again()
         observations = [observation for trial in self._ledger.trials if (observation := trial.observation())]
         self._suggestions.tell(observations)
@@ -141,6 +144,12 @@ class Driver:
                 stopped = [trial.number for trial in self._ledger.ended if trial.reason.endswith(SEARCH_ENDED)]
                 self._ledger.append([events.reopened(number) for number in sorted(stopped)])
             running = [t for t in self._ledger.in_state(TrialState.SUBMITTED) if t.driver == self._seat.number]
+        lasting = [trial.number for trial in running if trial.lasting]
+        if lasting and not self._runner.lasting:
+            raise StateError(
+                f"{len(lasting)} trials of this search are Balsam jobs whose driver has gone (the first is trial "
+                f"{lasting[0]}): go on with them where they run, with --site"
+            )
         self._look_after(running)
 
     def _measure_again(self) -> None:
@@ -148,19 +157,22 @@ class Driver:
 
         Since then it may have been mended.
         """
+        measured: list[events.Event] = []
+        for trial in self._ledger.final_trials():
+            outcome = trial.outcome
+            if trial.failure is not FailureKind.BUG or outcome is None or outcome.record is None:
+                continue
+            try:
+                objectives = self._search.measure(outcome.record["result"])
+            except Exception as error:
+                log.debug("objective still fails key=%s error=%s", outcome.key, error)
+                continue
+            good = replace(outcome, failure=None, message="", attempts=0)  # its starts are counted already
+            measured.append(self._measured(trial.number, trial.rung, objectives, good))
         with self._ledger.alone():
-            for trial in self._ledger.final_trials():
-                outcome = trial.outcome
-                if trial.failure is not FailureKind.BUG or outcome is None or outcome.record is None:
-                    continue
-                try:
-                    objectives = self._search.measure(outcome.record["result"])
-                except Exception as error:
-                    log.debug("objective still fails key=%s error=%s", outcome.key, error)
-                    continue
-                # Its starts are counted already.
-                good = replace(outcome, failure=None, message="", attempts=0)
-                self._ledger.append([self._measured(trial.number, trial.rung, objectives, good)])
+            # Another driver may have been faster.
+            still = [event for event in measured if self._ledger.trials[event["trial"]].failure is FailureKind.BUG]
+            self._ledger.append(still)
 
     def _look_after(self, running: list[Trial]) -> None:
         """Go on with trials that this driver, or one before it, has handed out."""
@@ -178,18 +190,24 @@ class Driver:
         if time.monotonic() < self._death_look:
             return
         self._death_look = time.monotonic() + DEATH_LOOK_S
-        if not self._orphans():
+        before, self._seen_dead = self._seen_dead, {trial.driver for trial in self._orphans()}
+        if not self._seen_dead & before:
             return
+        mine, lasting = self._seat.number, self._runner.lasting
         with self._ledger.alone():
-            orphans = self._orphans()  # whoever takes a dead driver's seat, or was faster, looks after them
-            self._ledger.append([events.taken_over(trial.number, self._seat.number) for trial in orphans])
+            # Whoever takes a dead driver's seat, or was faster, looks after them.
+            orphans = [trial for trial in self._orphans() if trial.driver in before]
+            self._ledger.append([events.taken_over(trial.number, mine, lasting) for trial in orphans])
         self._look_after(orphans)
 
     def _orphans(self) -> list[Trial]:
-        """Running trials of drivers that have died."""
+        """Running trials of drivers that have died, and that this driver can look after.
+
+        A job that goes on without its driver is not run a second time by a runner that cannot find it.
+        """
         submitted = self._ledger.in_state(TrialState.SUBMITTED)
         dead = {driver for driver in {trial.driver for trial in submitted} if not self._seat.taken(driver)}
-        return [trial for trial in submitted if trial.driver in dead]
+        return [trial for trial in submitted if trial.driver in dead and trial.lasting <= self._runner.lasting]
 
     def _hand_out_known(self) -> None:
         """Hand out what the journal holds: attempts that are due again, promoted trials, suggestions never run."""
@@ -220,8 +238,9 @@ class Driver:
     def _hand_out_new(self) -> None:
         """Make trials of suggestions, write them down, and hand them out."""
         free, wanted = self._free(), self._limits().trials
-        self._fetch(min(free, wanted - len(self._ledger.trials)))
-        if free <= 0 or not self._spare:
+        missing = wanted - len(self._ledger.trials)
+        self._fetch(min(free, missing))
+        if free <= 0 or missing <= 0 or not self._spare:
             return
         written: list[events.Event] = []
         assignments: list[Assignment] = []
@@ -248,7 +267,9 @@ class Driver:
 
     def _submitted(self, assignment: Assignment) -> events.Event:
         nodes = assignment.size.num_nodes
-        return events.submitted(assignment.trial, assignment.rung, assignment.attempt, nodes, self._seat.number)
+        return events.submitted(
+            assignment.trial, assignment.rung, assignment.attempt, nodes, self._seat.number, self._runner.lasting
+        )
 
     def _decide(self) -> None:
         """Ask the promotion rule, where something was reported since it was asked last."""
@@ -273,10 +294,14 @@ class Driver:
         if not self._search.rungs:
             return False
         with self._ledger.alone():
-            if self._ledger.under_way():  # by another driver
+            # Another driver may have handed something out, or have had a report, since this one looked.
+            if self._ledger.under_way():
                 return True
-            decision = self._search.promotion.finish(self._rung_trials(), len(self._search.rungs))
-            self._stop(decision.stop, SEARCH_ENDED)
+            trials, rungs = self._rung_trials(), len(self._search.rungs)
+            decision = self._search.promotion.decide(trials, rungs)
+            if not decision.promote:
+                decision = self._search.promotion.finish(trials, rungs)
+                self._stop(decision.stop, SEARCH_ENDED)
         self._promoted = deque(decision.promote)
         return bool(decision.promote)
 
@@ -357,7 +382,10 @@ class Driver:
         reports = [report for report in reports if self._outstanding.get(report.assignment.trial) == report.assignment]
         if not reports:
             return
-        self._ledger.append([self._event(report) for report in reports])
+        written = [self._event(report) for report in reports]
+        with self._ledger.alone():
+            # Of a driver that was taken for dead (its locks were lost), others look after the trials.
+            self._ledger.append([event for event in written if self._is_ours(self._ledger.trials[event["trial"]])])
         for report in reports:
             del self._outstanding[report.assignment.trial]
             self._nodes_held -= report.assignment.size.num_nodes
@@ -365,6 +393,9 @@ class Driver:
         self._suggestions.tell([observation for trial in trials if (observation := trial.observation())])
         self._undecided = True
         self._ends.extend([time.monotonic()] * len(reports))
+
+    def _is_ours(self, trial: Trial) -> bool:
+        return trial.state is TrialState.SUBMITTED and trial.driver == self._seat.number
 
     def _ends_per_s(self) -> float:
         while self._ends and self._ends[0] < time.monotonic() - RATE_S:

@@ -78,7 +78,7 @@ class BalsamEvaluator(Evaluator):
             task = refused(key, error)
         if trial.state is not TrialState.SUBMITTED:
             nodes = task.num_nodes if isinstance(task, Task) else 1
-            self._ledger.append([events.submitted(trial.number, rung, attempt, nodes)])
+            self._ledger.append([events.submitted(trial.number, rung, attempt, nodes, lasting=True)])
         outcome = await asyncio.wrap_future(self._jobs.submit(task)) if isinstance(task, Task) else task
         objectives, outcome = self._observe(outcome)
         self._ledger.append([events.ended(trial.number, rung, objectives, outcome)])

@@ -41,8 +41,13 @@ def suggested(trial: int, configuration: Configuration, driver: int = 0) -> Even
     }
 
 
-def submitted(trial: int, rung: int = 0, attempt: int = 1, nodes: int = 1, driver: int = 0) -> Event:
-    """An attempt at a rung is about to be handed to the driver's runner, for so many nodes."""
+def submitted(
+    trial: int, rung: int = 0, attempt: int = 1, nodes: int = 1, driver: int = 0, lasting: bool = False
+) -> Event:
+    """An attempt at a rung is about to be handed to the driver's runner, for so many nodes.
+
+    lasting: whether it goes on when the driver ends.
+    """
     return {
         "event": "submitted",
         "trial": trial,
@@ -50,13 +55,14 @@ def submitted(trial: int, rung: int = 0, attempt: int = 1, nodes: int = 1, drive
         "attempt": attempt,
         "nodes": nodes,
         "driver": driver,
+        "lasting": lasting,
         "time": time.time(),
     }
 
 
-def taken_over(trial: int, driver: int) -> Event:
+def taken_over(trial: int, driver: int, lasting: bool = False) -> Event:
     """The driver looks after a submitted trial whose own has gone."""
-    return {"event": "taken over", "trial": trial, "driver": driver, "time": time.time()}
+    return {"event": "taken over", "trial": trial, "driver": driver, "lasting": lasting, "time": time.time()}
 
 
 def reported(trial: int, rung: int, objectives: tuple[float, ...], outcome: Outcome) -> Event:

@@ -86,6 +86,7 @@ class Trial:
         driver: number of the driver that looks after it, or did last.
         suggested, submitted, ended: UTC epoch seconds; submitted is the first time, ended when the state became final.
         rung, attempt, nodes: of its last submission.
+        lasting: whether its job goes on when the driver ends (Runner.lasting).
         starts: how often a job of it was started, over all rungs.
         not_before: when a WAITING trial may be submitted again.
         reports: of the rungs that it completed, in order.
@@ -104,6 +105,7 @@ class Trial:
     rung: int = 0
     attempt: int = 0
     nodes: int = 1
+    lasting: bool = False
     starts: int = 0
     not_before: float = 0.0
     reports: list[RungReport] = field(default_factory=list)
@@ -181,12 +183,12 @@ class Ledger:
                     self._apply(event)
                 except (KeyError, ValueError, IndexError, TypeError) as error:
                     raise DataError(f"{where} is damaged ({error}); restore the file from a copy") from error
-                if "trial" in event:
+                if event["event"] in _NEWS:
                     self._news[event["trial"]] = None
             return bool(lines)
 
     def news(self) -> list[Trial]:
-        """The trials of which others have written since this was asked last."""
+        """The trials that others have suggested, or had a result or a failure of, since this was asked last."""
         with self._lock:
             self.refresh()
             numbers, self._news = list(self._news), {}
@@ -219,11 +221,11 @@ class Ledger:
                 self._held = None
                 os.close(descriptor)
 
-    def begin(self, event: Event, accept_changes: bool = False) -> None:
+    def begin(self, event: Event, accept_changes: bool = False, others: bool = False) -> None:
         """Say what the search is (`search_begun`), or check that it is still the one that the journal is of.
 
-        Raises StateError where hyperparameters, objectives, rungs or seed are others, and, unless `accept_changes`,
-        where the search file has changed.
+        Raises StateError where hyperparameters, objectives, rungs or seed are others, and where the search file has
+        changed, unless `accept_changes` and no `others` drive it.
         """
         with self.alone():
             if self.begun is None:
@@ -236,6 +238,11 @@ class Ledger:
                     f"now {_spoken(event[name])}; rename the changed file, which makes it another search"
                 )
         if event["source"] != self.begun["source"]:
+            if others:
+                raise StateError(
+                    f"{self._path}: the search file has changed, and other drivers go on with it as it was; end them "
+                    "first, then all can be started with the changed one"
+                )
             if not accept_changes:
                 raise StateError(
                     f"{self._path}: the search file has changed since its trials began; rename it, which makes it "
@@ -308,12 +315,19 @@ class Ledger:
             return sorted(self._ended.values(), key=attrgetter("number"))
 
     def _new_lines(self) -> list[bytes]:
-        """The whole lines of the file that were not read yet."""
-        if not self._path.is_file():
+        """The whole lines of the file that were not read yet.
+
+        While they are read nobody writes: a writer whose disk is full takes back what it had written.
+        """
+        try:
+            with self._path.open("rb") as stream:
+                if self._held is None:
+                    with contextlib.suppress(OSError):  # a file system without locks has no other writers
+                        fcntl.flock(stream, fcntl.LOCK_SH)
+                stream.seek(self._read_bytes)
+                data = stream.read()
+        except FileNotFoundError:
             return []
-        with self._path.open("rb") as stream:
-            stream.seek(self._read_bytes)
-            data = stream.read()
         whole = data.rfind(b"\n") + 1
         self._read_bytes += whole
         return data[:whole].splitlines()
@@ -365,10 +379,10 @@ def _happened(trial: Trial, event: Event) -> None:
     if kind == "submitted":
         trial.submitted = trial.submitted or event["time"]
         trial.rung, trial.attempt, trial.nodes = event["rung"], event["attempt"], event["nodes"]
-        trial.driver = event["driver"]
+        trial.driver, trial.lasting = event["driver"], event["lasting"]
         return
     if kind == "taken over":
-        trial.driver = event["driver"]
+        trial.driver, trial.lasting = event["driver"], event["lasting"]
         return
     if kind == "stopped":
         trial.ended, trial.reason = event["time"], event["reason"]
@@ -383,6 +397,8 @@ def _happened(trial: Trial, event: Event) -> None:
         trial.ended = event["time"]
     trial.outcome = outcome
     trial.starts += outcome.attempts
+    if kind == "reported":
+        trial.ended = None  # it may have failed before, where only its objective could not be computed
     if kind in ("reported", "ended") and not outcome.failure:
         trial.reports.append(RungReport(event["rung"], event["time"], tuple(event["objectives"]), outcome))
 
@@ -402,6 +418,8 @@ def _state_after(before: TrialState, event: Event) -> TrialState:
     return after
 
 
+# Of which events drivers tell their optimisers, or ask the promotion rule.
+_NEWS = ("suggested", "reported", "ended", "reopened")
 _STATE_AFTER = {
     "submitted": TrialState.SUBMITTED,
     "taken over": TrialState.SUBMITTED,

@@ -69,7 +69,7 @@ def searches_of(campaign: Campaign) -> list[SearchRun]:
     ]
 
 
-def open_ledger(run: SearchRun, search: Search, accept_changes: bool = False) -> Ledger:
+def open_ledger(run: SearchRun, search: Search, accept_changes: bool = False, others: bool = False) -> Ledger:
     """The journal of a search, to go on with.  The caller holds the campaign's driver lock, alone or shared.
 
     Raises StateError where it is of another search than `search` (Ledger.begin), DataError where it is damaged.
@@ -78,7 +78,7 @@ def open_ledger(run: SearchRun, search: Search, accept_changes: bool = False) ->
     ledger = Ledger(run.journal)
     names = list(search.problem_for(run.data()).hyperparameter_names)
     begun = events.search_begun(names, search.objectives, search.rungs, run.campaign.plan.seed, search.source)
-    ledger.begin(begun, accept_changes)
+    ledger.begin(begun, accept_changes, others)
     return ledger
 
 
@@ -125,7 +125,7 @@ def run_search(
     if seat is None:
         with take_seat(run.folder) as seat:
             return run_search(run, search, make_runner, limits, on_change, accept_changes, seat)
-    ledger = open_ledger(run, search, accept_changes)
+    ledger = open_ledger(run, search, accept_changes, others=bool(seat.others()))
     table = _TableWriter(run)
 
     def changed(ledger: Ledger) -> None:

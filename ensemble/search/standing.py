@@ -106,7 +106,7 @@ def standing(ledger: Ledger, orders: Sequence[Orders], changed: float, now: floa
         workers=workers,
         drivers=len(orders),
         busy=sum(trial.nodes for trial in ledger.in_state(TrialState.SUBMITTED)),
-        utilisation=utilisation(trials, workers, since, now) if workers and now > since else None,
+        utilisation=utilisation(trials, orders, since, now) if orders and now > since else None,
         pace=pace,
         left_s=open_ones / pace if pace and wanted is not None else None,
         best=best_trial(ledger),
@@ -150,19 +150,20 @@ def rungs_begun(trial: Trial) -> int:
     return len(trial.reports) + (trial.state in (TrialState.FAILED, TrialState.WAITING))
 
 
-def utilisation(trials: Sequence[Trial], workers: int, since: float, now: float) -> float:
-    """Busy node-seconds / (workers x window), of the window from `since` to `now`.
+def utilisation(trials: Sequence[Trial], orders: Sequence[Orders], since: float, now: float) -> float:
+    """Busy node-seconds / (workers x window), of the window from `since` to `now`, each driver's from its begin.
 
     A rung that has reported counts by its own clock; one that runs from when it was submitted, for as many nodes as
     there are workers at most (the rest wait for one); one that the machine ended is not counted.
     """
     reported = sum(nodes * _overlap(start, end, since, now) for t in trials for start, end, nodes in reported_spans(t))
     running = sorted((running_since(trial), trial.nodes) for trial in trials if trial.state is TrialState.SUBMITTED)
-    free, held = workers, 0.0
+    free, held = sum(one.workers for one in orders), 0.0
     for start, nodes in running:
         held += min(nodes, free) * _overlap(start, now, since, now)
         free -= min(nodes, free)
-    return min(1.0, (reported + held) / (workers * (now - since)))
+    offered = sum(one.workers * _overlap(one.begun, now, since, now) for one in orders)
+    return min(1.0, (reported + held) / offered) if offered else 0.0
 
 
 def reported_spans(trial: Trial) -> Iterator[tuple[float, float, int]]:

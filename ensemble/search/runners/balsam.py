@@ -38,6 +38,8 @@ class BalsamRunner(Runner):
     a while.  Where a launcher ends (its walltime), the agent has the next one go on with the job.
     """
 
+    lasting = True
+
     def __init__(
         self,
         jobs: CampaignJobs,

@@ -48,7 +48,13 @@ class Report:
 
 
 class Runner(ABC):
-    """Runs assignments.  One driver owns it and calls it from one thread."""
+    """Runs assignments.  One driver owns it and calls it from one thread.
+
+    Attributes:
+        lasting: whether what it runs goes on when the driver ends, to be found again by the next one.
+    """
+
+    lasting = False
 
     @abstractmethod
     def submit(self, assignments: Sequence[Assignment]) -> None:

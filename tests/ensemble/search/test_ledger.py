@@ -122,6 +122,7 @@ def test_two_writers_share_a_journal(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'submitted' cannot happen where it is SUBMITTED"):
         other.append([events.submitted(0, driver=1)])
     other.append([events.taken_over(0, driver=1)])
+    assert one.news() == [], "who looks after it is no news"
     one.refresh()
     assert (one.trials[0].driver, one.trials[0].suggested_by) == (1, 0)
     assert one.trials == other.trials == Ledger(tmp_path / "j").trials
@@ -236,6 +237,22 @@ def test_changed_search_file_is_to_be_accepted(tmp_path: Path) -> None:
     lines = (tmp_path / "j").read_text().splitlines()
     assert json.loads(lines[-1])["source"] == "other"
     Ledger(tmp_path / "j").begin(changed)
+
+
+def test_file_that_other_drivers_run_is_not_changed_under_them(tmp_path: Path) -> None:
+    journal = filled(tmp_path / "j")
+    with pytest.raises(StateError, match="other drivers go on with it as it was"):
+        journal.begin(BEGUN | {"source": "other"}, accept_changes=True, others=True)
+    journal.begin(BEGUN, others=True)
+
+
+def test_a_trial_that_is_measured_again_at_a_rung_has_not_ended(tmp_path: Path) -> None:
+    journal = Ledger(tmp_path / "j")
+    journal.suggest([{"x": 1}])
+    journal.append([events.submitted(0), events.ended(0, 0, None, lost(FailureKind.BUG))])
+    assert journal.trials[0].ended is not None
+    journal.append([events.reported(0, 0, (1.0,), GOOD)])
+    assert (journal.trials[0].state, journal.trials[0].ended) == (TrialState.PAUSED, None)
 
 
 def test_only_the_transitions_of_the_table_are_possible(tmp_path: Path) -> None:

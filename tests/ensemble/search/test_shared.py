@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,25 @@ import pytest
 
 from apps.core.errors import StateError
 from ensemble.campaigns import open_campaign
+from ensemble.jobs import Outcome
+from ensemble.search import events
 from ensemble.search.definition import Configuration, Search
 from ensemble.search.driver import Driver, Limits
 from ensemble.search.ledger import Ledger, TrialState
 from ensemble.search.optimizers.contract import Observation, Optimizer
 from ensemble.search.promotion import AsynchronousHalving
 from ensemble.search.run import SearchRun, make_suggestions, open_ledger, run_search
+from ensemble.search.runners.contract import Report
 from ensemble.search.runners.threads import ThreadRunner
 from ensemble.search.seats import Seat, take_seat
 from ensemble.search.suggestions import InlineSuggestions
-from tests.ensemble.search.simulated import SimulatedRunner, parabola, prepared_campaign, simulated_search
+from tests.ensemble.search.simulated import (
+    SimulatedRunner,
+    parabola,
+    prepared_campaign,
+    record_of,
+    simulated_search,
+)
 
 RUNGS = (1, 2, 4)
 
@@ -171,6 +181,67 @@ def test_each_driver_learns_what_the_others_found(run: SearchRun) -> None:
         assert everything - last <= set(suggestions.told) <= everything
     of_second = {str(trial.configuration) for trial in ledgers[0].trials if trial.suggested_by == 1}
     assert set(heard[0].avoided) <= of_second
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A driver at seat 0 that takes single steps, and the ledger of another one, at seat 1."""
+
+    driver: Driver
+    mine: Ledger
+    theirs: Ledger
+
+
+@pytest.fixture
+def pair(run: SearchRun) -> Iterator[Pair]:
+    search = simulated_search(rungs=(1, 2), promotion=AsynchronousHalving(factor=3))
+    with take_seat(run.folder) as seat, take_seat(run.folder):
+        mine, theirs = open_ledger(run, search), open_ledger(run, search)
+        suggestions = make_suggestions(run, search, mine, 2)
+        driver = Driver(search, mine, suggestions, SimulatedRunner(), lambda: Limits(2, 3), seat)
+        theirs.suggest([{"x": float(x), "kind": "b"} for x in range(3)])
+        theirs.append([events.submitted(number, driver=1) for number in range(3)])
+        driver._take_up()
+        yield Pair(driver, mine, theirs)
+
+
+def outcome(trial: int) -> Outcome:
+    return Outcome(f"search/s/trial-{trial:04d}", 0, record_of(1.0))
+
+
+def test_a_report_of_another_driver_at_the_last_moment_is_decided_about(pair: Pair) -> None:
+    for number, value in enumerate((1.0, 0.5)):
+        pair.theirs.append([events.reported(number, 0, (value,), outcome(number))])
+    pair.driver._hear_of_others()
+    pair.driver._decide()
+    pair.theirs.append([events.reported(2, 0, (9.0,), outcome(2))])
+    assert pair.driver._close_rungs()
+    assert list(pair.driver._promoted) == [2]
+    assert {trial.state for trial in pair.mine.trials} == {TrialState.PAUSED}
+
+
+def test_a_driver_that_was_taken_for_dead_drops_what_others_look_after(pair: Pair) -> None:
+    pair.theirs.append([events.reported(0, 0, (1.0,), outcome(0))])
+    pair.driver._hear_of_others()
+    pair.driver._promoted.append(0)
+    pair.driver._hand_out_known()
+    (assignment,) = pair.driver._outstanding.values()
+    assert pair.mine.trials[0].driver == 0
+    pair.theirs.append([events.taken_over(0, driver=1)])
+    pair.theirs.append([events.ended(0, 1, (2.0,), outcome(0))])
+    pair.driver._take_in([Report(assignment, outcome(0))])
+    assert pair.mine.trials[0].objectives == (2.0,)
+    assert not pair.driver._outstanding
+
+
+def test_jobs_that_go_on_without_their_driver_are_not_run_a_second_time(run: SearchRun, pair: Pair) -> None:
+    pair.theirs.append([events.taken_over(0, driver=7, lasting=True), events.taken_over(1, driver=7)])
+    pair.driver._hear_of_others()
+    assert [trial.number for trial in pair.driver._orphans()] == [1]
+    pair.theirs.append([events.taken_over(0, driver=0, lasting=True)])
+    pair.mine.refresh()
+    with pytest.raises(StateError, match=r"1 trials of this search are Balsam jobs.*--site"):
+        pair.driver._take_up()
 
 
 def test_drivers_have_random_streams_of_their_own_and_go_on_with_them(run: SearchRun) -> None:
