@@ -11,7 +11,8 @@ Large data never travels through Balsam: parameters and records hold paths.
 
 A job's parameter `time_limit` (seconds, anew for every start) ends a process that takes longer, as `hung`.  Its
 `data["max_attempts"]` says how often a job is started whose process the machine has ended (MAX_ATTEMPTS where it is
-missing): 1 for whoever decides about further attempts, and waits before them, as the driver of a search does.
+missing): 1 for whoever decides about further attempts, and waits before them, as the driver of a search does.  The
+kinds of failure after which it was started again stand in `data["interruptions"]`, in order.
 
 A training, and a trial, may have several ranks: the job's `num_nodes` times its `ranks_per_node` (`--num-nodes 2
 --ranks-per-node 4`), which the launcher starts through the site's MPI.  Every other stage is the work of one process
@@ -40,6 +41,8 @@ NO_LIMIT = "0"
 # several; a job that takes its launcher down must not go on for ever).
 MAX_ATTEMPTS = 3
 MAX_LAUNCHERS = 50
+# What Balsam's server says of a job that it takes back from a launcher which is gone.
+EXPIRED = "Session expired"
 PYTHON = sys.executable
 
 # `site` is Balsam's required attribute; `register` sets the real one before it speaks to the server.
@@ -103,9 +106,24 @@ class StageHooks:
         self._run_again("attempts", attempts, FailureKind.KILLED, message)
 
     def handle_timeout(self) -> None:
-        """The launcher ended under the job (walltime, or it was stopped): run it again, it resumes by itself."""
-        message = "the launcher ended before the job did"
-        self._run_again("launchers", MAX_LAUNCHERS, FailureKind.WALLTIME, message)
+        """The launcher ended under the job: run it again, it resumes by itself.
+
+        One whose time was over, or that was told to end, has said so; of one that was lost with its node the server
+        takes the job back.
+        """
+        if self._taken_back():
+            kind, message = FailureKind.LOST_NODE, "the launcher was lost, and the job with it"
+        else:
+            kind, message = FailureKind.WALLTIME, "the launcher ended before the job did"
+        self._run_again("launchers", MAX_LAUNCHERS, kind, message)
+
+    def _taken_back(self) -> bool:
+        """Whether the server ended the job's last run, because nobody held the lease on it any more."""
+        from balsam.api import EventLog
+
+        ends = EventLog.objects.filter(job_id=self.job.id, to_state="RUN_TIMEOUT")
+        last = max(ends, key=lambda event: event.id, default=None)
+        return last is not None and str(last.data.get("message", "")).startswith(EXPIRED)
 
     def _run_again(self, counter: str, limit: int, kind: FailureKind, message: str) -> None:
         tried = int(self.job.data.get(counter, 1))
@@ -115,7 +133,8 @@ class StageHooks:
         if tried >= limit:
             self._fail(kind, f"{message}; tried {tried} times, see job.out in {Path.cwd()}")
             return
-        self._set(**{counter: tried + 1})
+        interruptions = [*self.job.data.get("interruptions", []), kind.value]
+        self._set(**{counter: tried + 1, "interruptions": interruptions})
         self.job.state = "RESTART_READY"
 
     def _fail(self, kind: FailureKind, message: str) -> None:

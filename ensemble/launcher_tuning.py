@@ -208,11 +208,22 @@ def _countdown(time_limit_min: float, delay_sec: int) -> Iterator[float]:
 
 
 class PromptLauncher(mpi_mode.Launcher):
-    """Balsam's launcher; it looks for jobs that have ended right before it asks for others, and not right after."""
+    """Balsam's launcher; it looks for jobs that have ended right before it asks for others, and not right after.
+
+    When it ends it says of the jobs that it runs that their time is over, and only then gives the lease on them back.
+    Balsam's own gives it back first, and the server then takes the jobs for those of a launcher that was lost.
+    """
 
     def launch_runs(self) -> None:
         self.update_states()
         super().launch_runs()
+
+    def check_exit(self) -> None:
+        super().check_exit()
+        if self.sig_handler.is_set():
+            self.update_states(timeout=True)
+            self.status_updater.terminate()  # it sends what it has
+            self.status_updater.join()
 
 
 def _acquire_jobs(self: Any, *args: Any, **kwargs: Any) -> list[Any]:

@@ -214,8 +214,8 @@ class Ledger:
                     fcntl.flock(descriptor, fcntl.LOCK_EX)
                 except OSError as error:
                     raise self._unwritable(error) from error
-                self.refresh()
                 self._held = descriptor
+                self.refresh()
                 yield
             finally:
                 self._held = None

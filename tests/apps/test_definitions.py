@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from apps.definitions import APPLICATIONS, MAX_ATTEMPTS, MAX_LAUNCHERS, StageHoo
 class FakeJob:
     """What the hooks need of a Balsam job."""
 
+    id: int = 7
     data: dict[str, Any] = field(default_factory=dict)
     state: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -25,10 +27,22 @@ class FakeJob:
         return self.parameters
 
 
+@dataclass
+class FakeEvents:
+    """Balsam's log of the job's ends: what each says."""
+
+    ends: list[dict[str, Any]]
+
+    def filter(self, job_id: int, to_state: str) -> list[SimpleNamespace]:
+        assert (job_id, to_state) == (7, "RUN_TIMEOUT")
+        return [SimpleNamespace(id=number, data=data) for number, data in enumerate(self.ends)]
+
+
 @pytest.fixture
 def hooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StageHooks:
     """Hooks of a job whose work directory is the current one, as in Balsam's agent."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("balsam.api.EventLog.objects", FakeEvents([]), raising=False)
     made = StageHooks()
     made.job = FakeJob()
     return made
@@ -97,6 +111,24 @@ def test_killed_jobs_run_again_a_bounded_number_of_times(hooks: StageHooks, hook
     getattr(hooks, hook)()
     assert hooks.job.state == "FAILED"
     assert hooks.job.data["failure"]["kind"] == kind
+
+
+@pytest.mark.parametrize(
+    ("ends", "kind"),
+    [
+        ([{}], "walltime"),
+        ([{"message": "Session expired: job was stuck in RUNNING state"}], "lost_node"),
+        ([{"message": "Session expired: job was stuck in RUNNING state"}, {}], "walltime"),
+    ],
+)
+def test_a_launcher_that_said_nothing_at_its_end_was_lost(
+    hooks: StageHooks, monkeypatch: pytest.MonkeyPatch, ends: list[dict[str, Any]], kind: str
+) -> None:
+    monkeypatch.setattr("balsam.api.EventLog.objects", FakeEvents(ends), raising=False)
+    hooks.job.data = {"interruptions": ["killed"]}
+    hooks.handle_timeout()
+    assert hooks.job.state == "RESTART_READY"
+    assert hooks.job.data == {"interruptions": ["killed", kind], "launchers": 2}
 
 
 def test_whoever_submits_may_allow_a_single_attempt_but_not_a_single_launcher(hooks: StageHooks) -> None:

@@ -96,3 +96,45 @@ def test_a_launcher_whose_turns_take_long_works_half_of_the_time(monkeypatch: py
     assert next(turns, None) == pytest.approx(0.0, abs=0.01) or now[0] > 60
     now[0] += 1
     assert next(turns, None) is None
+
+
+class Ending:
+    """What a launcher has around it, at the end of its time with one job that runs: says in which order it is used."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.over = False
+        self.launcher: Any = object.__new__(launcher_tuning.PromptLauncher)
+        running = SimpleNamespace(poll=lambda: None, terminate=lambda: None, wait=lambda timeout: 0)
+        parts: dict[str, Any] = {
+            "timer": iter(()),
+            "idle_time": None,
+            "max_concurrent_runs": 10,
+            "job_stash": [],
+            "active_runs": {3: running},
+            "sig_handler": SimpleNamespace(set=self._end, is_set=lambda: self.over),
+            "node_manager": SimpleNamespace(
+                count_empty_nodes=lambda: 0,
+                aggregate_free_nodes=lambda: 0.0,
+                allow_node_packing=True,
+                free=lambda number: None,
+            ),
+            "status_updater": SimpleNamespace(
+                put=lambda number, state, **more: self.said.append(f"job {number} {state.value}"),
+                terminate=lambda: self.said.append("updates sent"),
+                join=lambda: None,
+            ),
+            "job_source": SimpleNamespace(terminate=lambda: self.said.append("lease given back"), join=lambda: None),
+        }
+        for name, part in parts.items():
+            setattr(self.launcher, name, part)
+
+    def _end(self) -> None:
+        self.over = True
+
+
+def test_a_launcher_at_its_end_times_its_jobs_out_before_it_gives_their_lease_back() -> None:
+    """The server would end them itself, as those of a launcher that was lost."""
+    ending = Ending()
+    ending.launcher.run()
+    assert ending.said[:3] == ["job 3 RUN_TIMEOUT", "updates sent", "lease given back"]

@@ -121,6 +121,7 @@ def test_two_writers_share_a_journal(tmp_path: Path) -> None:
     one.append([events.submitted(0, driver=0)])
     with pytest.raises(ValueError, match="'submitted' cannot happen where it is SUBMITTED"):
         other.append([events.submitted(0, driver=1)])
+    assert [trial.number for trial in one.news()] == [1]
     other.append([events.taken_over(0, driver=1)])
     assert one.news() == [], "who looks after it is no news"
     one.refresh()
