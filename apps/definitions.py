@@ -163,6 +163,22 @@ class Phantom(StageHooks, ApplicationDefinition):
     parameters = PARAMETERS
 
 
+class Montage(StageHooks, ApplicationDefinition):
+    """Put the overlapping tiles of sections together."""
+
+    site = UNREGISTERED
+    command_template = _command("montage")
+    parameters = PARAMETERS
+
+
+class Alignment(StageHooks, ApplicationDefinition):
+    """Align the sections of a montage into one volume."""
+
+    site = UNREGISTERED
+    command_template = _command("alignment")
+    parameters = PARAMETERS
+
+
 class Ingest(StageHooks, ApplicationDefinition):
     """Check an image volume (and labels) and store it as OME-Zarr."""
 
@@ -237,6 +253,8 @@ class Simulation(StageHooks, ApplicationDefinition):
 
 APPLICATIONS: dict[str, type[ApplicationDefinition]] = {
     "phantom": Phantom,
+    "montage": Montage,
+    "alignment": Alignment,
     "ingest": Ingest,
     "partition": Partition,
     "training": Training,

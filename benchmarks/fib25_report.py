@@ -57,7 +57,7 @@ def write_pictures(run: SearchRun, folder: Path, workers: int) -> list[Path]:
     return written
 
 
-def shrink_page(page: Path) -> None:
+def shrink_page(page: Path, data: Path) -> None:
     """Make the pictures in a report as small as it shows them, and with fewer colours."""
     from PIL import Image
 
@@ -70,7 +70,9 @@ def shrink_page(page: Path) -> None:
         small.quantize(PAGE_COLOURS, Image.Quantize.MAXCOVERAGE).save(stream, format="png", optimize=True)
         return data_uri(stream.getvalue())
 
-    write_atomically(page, EMBEDDED.sub(smaller, page.read_text()).encode())
+    text = EMBEDDED.sub(smaller, page.read_text())
+    # The page is for other machines too: it names the data as it lies beside the repository.
+    write_atomically(page, text.replace(f"{data.resolve()}/", "../shared/data/fib25/").encode())
 
 
 def slices(run: SearchRun, trials: pd.DataFrame) -> Colours:

@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> list[Figure]:
                 options.report.mkdir(parents=True, exist_ok=True)
                 page = options.report.absolute() / "report.html"
                 command(home, "report", CAMPAIGN, *BY_OBJECTIVE, "--workers", str(WORKERS), "--out", str(page))
-                shrink_page(page)
+                shrink_page(page, options.data)
                 write_pictures(_run_of(home, effort), options.report, WORKERS)
             return found
         finally:

@@ -44,6 +44,8 @@ FAILURE_FILE = "failure.json"
 # tests/apps/test_stages.py picks it up from here; its Balsam application is a class in apps/definitions.py.
 STAGES: dict[str, str] = {
     "phantom": "apps.phantom.stage",
+    "montage": "apps.montage.stage",
+    "alignment": "apps.alignment.stage",
     "ingest": "apps.ingest.stage",
     "partition": "apps.partition.stage",
     "training": "apps.training.stage",

@@ -65,11 +65,34 @@ class PhantomDesign(Parameters, frozen=True, kw_only=True):
     smallest_object: Annotated[
         int, Meta(ge=1, description="label components under this many voxels become label 0 and render as membrane")
     ] = 300
+    somata: Annotated[float, Meta(ge=0.0, le=50.0, description="cell bodies per million voxels")] = 0.0
+    soma_diameter: Annotated[tuple[float, float], Meta(description="smallest and largest diameter of a cell body")] = (
+        56.0,
+        80.0,
+    )
+    vessels: Annotated[int, Meta(ge=0, le=1000, description="blood vessels that cross the block")] = 0
+    vessel_diameter: Annotated[
+        tuple[float, float], Meta(description="smallest and largest diameter of a blood vessel, wall included")
+    ] = (32.0, 56.0)
+    synapses: Annotated[float, Meta(ge=0.0, le=500.0, description="synapses looked for, per million voxels")] = 0.0
+    synapse_diameter: Annotated[
+        tuple[float, float], Meta(description="smallest and largest diameter of a synaptic cleft")
+    ] = (10.0, 18.0)
+    resin: Annotated[
+        float, Meta(ge=0.0, description="mean width of the empty resin around the tissue, at the y and x borders")
+    ] = 0.0
+
+    @property
+    def plain(self) -> bool:
+        """True where there are neurites only: no cell body, vessel, synapse or resin."""
+        return not (self.somata or self.vessels or self.synapses or self.resin)
 
     def check(self) -> None:
-        low, high = self.thin_diameter
-        if not 0 < low <= high:
-            raise ParameterError(f"thin_diameter {self.thin_diameter}: expected a positive smallest and largest")
+        for name in ("thin_diameter", "soma_diameter", "vessel_diameter", "synapse_diameter"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ParameterError(f"{name} {(low, high)}: expected a positive smallest and largest")
+        low, _ = self.thin_diameter
         if low <= self.membrane_thickness:
             raise ParameterError(
                 f"thin_diameter {self.thin_diameter}: expected more than membrane_thickness {self.membrane_thickness}, "

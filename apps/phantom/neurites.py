@@ -6,6 +6,7 @@ calibre and shape touch each other as in neuropil; thin processes are then drive
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cc3d
@@ -17,13 +18,14 @@ from scipy import ndimage
 
 from apps.core.boxes import Box, Triple, tiles
 from apps.phantom.design import PhantomDesign
-from apps.phantom.fields import Floats, paint_balls, smooth_noise
+from apps.phantom.fields import DrawnNoise, Floats, Noise, paint_balls
 from apps.phantom.paths import Path, filling_paths, thin_paths
 
 Labels = NDArray[np.uint32]
 
 _WARP_LENGTH, _WARP = 6.0, 1.5  # the boundaries of power cells are planes; this bends them (voxels)
-_BLOCK = 8  # voxels that share one list of candidate points
+_LARGEST_WARP = 10  # more than any voxel is moved by the warp
+_SIDES = (64, 16, 8)  # voxels on a side of the blocks that share one list of candidate points, in one another
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,13 @@ def grow_neurites(rng: np.random.Generator, shape: Triple, design: PhantomDesign
     numbered by connected component after the membranes are taken away.
     """
     paths = filling_paths(rng, shape, design)
-    cells = _power_cells(rng, shape, paths)
+    cells = power_cells(DrawnNoise(rng, shape), Box.of((0, 0, 0), shape), *points_of(paths))
     thin = thin_paths(rng, shape, design, first=int(cells.max()) + 1)
     if thin:
-        _, owner = paint_balls(shape, *_points_of(thin))
+        _, owner = paint_balls(shape, *points_of(thin))
         np.copyto(cells, owner, where=owner > 0)
-    cells = _absorb_fragments(cells, design.smallest_object)
-    # edt counts from voxel centre to voxel centre; the sheet itself lies half a voxel nearer.
-    depth = edt.edt(cells, black_border=False, parallel=1) - np.float32(0.5)
+    cells = absorb_fragments(cells, design.smallest_object)
+    depth = sheet_distance(cells)
     labels = cc3d.connected_components(
         np.where(depth >= design.membrane_thickness / 2, cells, 0), connectivity=6, out_dtype=np.uint32
     )
@@ -71,7 +72,15 @@ def grow_neurites(rng: np.random.Generator, shape: Triple, design: PhantomDesign
     return Neurites(labels.astype(np.uint32, copy=False), cells, depth, paths)
 
 
-def _points_of(paths: list[Path]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]:
+def sheet_distance(cells: NDArray[np.int32]) -> Floats:
+    """float32: distance of every voxel, in voxels, from the sheet between its cell and the next one."""
+    # edt counts from voxel centre to voxel centre; the sheet itself lies half a voxel nearer.
+    distance: Floats = edt.edt(cells, black_border=False, parallel=1) - np.float32(0.5)
+    return distance
+
+
+def points_of(paths: list[Path]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]:
+    """Points [n, 3], radii [n] and neurites [n] of all `paths`, of which there is at least one."""
     owners = [np.full(len(path.points), path.neurite, np.int32) for path in paths]
     return (
         np.concatenate([path.points for path in paths]),
@@ -80,22 +89,50 @@ def _points_of(paths: list[Path]) -> tuple[NDArray[np.float64], NDArray[np.float
     )
 
 
-def _power_cells(rng: np.random.Generator, shape: Triple, paths: list[Path]) -> NDArray[np.int32]:
-    """int32 [shape]: the neurite with the smallest power distance (distance^2 - radius^2) to one of its points."""
-    points, radii, owners = _points_of(paths)
-    warp = [_WARP * smooth_noise(rng, shape, _WARP_LENGTH) for _ in range(3)]
-    cells = np.empty(shape, np.int32)
-    for block in tiles(Box.of((0, 0, 0), shape), (_BLOCK, _BLOCK, _BLOCK)):
-        window = block.slices()
-        grid = np.ogrid[window]
-        voxels = np.stack([(axis + shift[window]).ravel() for axis, shift in zip(grid, warp, strict=True)], axis=1)
-        near = _candidates(voxels, points, radii)
-        p, r = points[near], radii[near]
-        # |v - p|^2 - r^2 without the term |v|^2 that all points share.
-        power = voxels @ (-2 * p.T)
-        power += (p**2).sum(axis=1) - r**2
-        cells[window] = owners[near[power.argmin(axis=1)]].reshape(block.shape)
+def power_cells(
+    noise: Noise, window: Box, points: NDArray[np.float64], radii: NDArray[np.float64], owners: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    """int32, of the window's shape: the owner of the point with the smallest power distance (distance^2 - radius^2).
+
+    `points` lie in the coordinates in which the window has its offset.
+    """
+    warp = [_WARP * noise.smooth(f"warp {axis}", _WARP_LENGTH) for axis in "zyx"]
+    cells = np.empty(window.shape, np.int32)
+    for block, near in _divide(window, points, radii, np.arange(len(points)), _SIDES):
+        inside = block.slices(window.offset)
+        grid = np.ogrid[block.slices()]
+        voxels = np.stack([(axis + shift[inside]).ravel() for axis, shift in zip(grid, warp, strict=True)], axis=1)
+        cells[inside] = _nearest(voxels, points[near], radii[near], owners[near]).reshape(block.shape)
     return cells
+
+
+def _divide(
+    box: Box, points: NDArray[np.float64], radii: NDArray[np.float64], near: NDArray[np.intp], sides: tuple[int, ...]
+) -> Iterator[tuple[Box, NDArray[np.intp]]]:
+    """Blocks of the last of `sides` that fill `box`, each with the points that can be nearest to its warped voxels.
+
+    Of many points, those that matter to a larger block are found first, and only they are looked at in its parts.
+    """
+    side, *smaller = sides
+    for part in tiles(box, (side, side, side)):
+        if not smaller:
+            yield part, near
+            continue
+        wide = part.grow((_LARGEST_WARP,) * 3)
+        corners = np.array([wide.offset, wide.end], np.float64)
+        yield from _divide(part, points, radii, near[_candidates(corners, points[near], radii[near])], tuple(smaller))
+
+
+def _nearest(
+    voxels: NDArray[np.float64], points: NDArray[np.float64], radii: NDArray[np.float64], owners: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    near = _candidates(voxels, points, radii)
+    p, r = points[near], radii[near]
+    # |v - p|^2 - r^2 without the term |v|^2 that all points share.
+    power = voxels @ (-2 * p.T)
+    power += (p**2).sum(axis=1) - r**2
+    found: NDArray[np.int32] = owners[near[power.argmin(axis=1)]]
+    return found
 
 
 def _candidates(
@@ -110,7 +147,7 @@ def _candidates(
     return np.flatnonzero(at_least <= at_most.min())
 
 
-def _absorb_fragments(cells: NDArray[np.int32], smallest: int) -> NDArray[np.int32]:
+def absorb_fragments(cells: NDArray[np.int32], smallest: int) -> NDArray[np.int32]:
     """Give slivers (6-connected components of a cell under `smallest` voxels) to the nearest larger one."""
     parts = cc3d.connected_components(cells, connectivity=6, out_dtype=np.uint32)
     sizes = np.bincount(parts.ravel())
