@@ -180,3 +180,4 @@ class _Started:
             else:
                 end_all(sites.open_site(home, site_name).path)  # without a service there is nobody to tell
             write_json(self._path, [other for other in self.names() if other != name])
+        self._path.unlink(missing_ok=True)
