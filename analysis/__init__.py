@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from analysis.errors import AnalysisError
     from analysis.importance import Importance, hyperparameter_importance
     from analysis.objectives import Goal, goals_of, hypervolume_over_time, objective_front
+    from analysis.quality import (
+        check_quality_table,
+        hold_reasons,
+        load_quality_table,
+        rank_correlations,
+        worst_sections,
+    )
+    from analysis.quality_page import QualityPage, QualityPicture, StepLine, write_quality_page
     from analysis.report import Picture, ReportContent, write_report
     from analysis.results import load_curves, load_results
     from analysis.selection import ACCURACY, COST, finished, pareto_front, select
@@ -40,24 +48,33 @@ __all__ = [
     "Goal",
     "Importance",
     "Picture",
+    "QualityPage",
+    "QualityPicture",
     "ReportContent",
+    "StepLine",
+    "check_quality_table",
     "cost_by_outcome",
     "describe",
     "finished",
     "goals_of",
+    "hold_reasons",
     "hyperparameter_importance",
     "hypervolume_over_time",
     "label",
     "load_curves",
+    "load_quality_table",
     "load_results",
     "objective_front",
     "pareto_front",
     "pictures",
     "plots",
+    "rank_correlations",
     "select",
     "select_under_budget",
     "utilisation",
     "voxels_in",
+    "worst_sections",
+    "write_quality_page",
     "write_report",
 ]
 
@@ -81,6 +98,15 @@ _HOME_OF = {
     "describe": "analysis.columns",
     "AnalysisError": "analysis.errors",
     "AccuracyTable": "analysis.tables",
+    "check_quality_table": "analysis.quality",
+    "hold_reasons": "analysis.quality",
+    "load_quality_table": "analysis.quality",
+    "rank_correlations": "analysis.quality",
+    "worst_sections": "analysis.quality",
+    "QualityPage": "analysis.quality_page",
+    "QualityPicture": "analysis.quality_page",
+    "StepLine": "analysis.quality_page",
+    "write_quality_page": "analysis.quality_page",
     "Picture": "analysis.report",
     "ReportContent": "analysis.report",
     "write_report": "analysis.report",

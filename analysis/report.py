@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ import pandas as pd
 from analysis import pictures, report_plots, tables
 from analysis.budget import BudgetPick
 from analysis.errors import AnalysisError
+from analysis.page import render_page, save_page
 from analysis.selection import ACCURACY, COST
 from analysis.tables import AccuracyTable, Table
 
@@ -97,41 +96,16 @@ def write_report(path: str | Path, content: ReportContent) -> Path:
 
     Raises AnalysisError where a picture's arrays do not fit each other, or the file cannot be written.
     """
-    target = Path(path)
-    page = render(content).encode()
-    try:
-        descriptor, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(page)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(partial).chmod(0o644)
-            Path(partial).replace(target)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise AnalysisError(
-            f"{target}: cannot be written ({error.strerror or error}); give a writable place"
-        ) from error
-    return target
+    return save_page(path, render(content))
 
 
 def render(content: ReportContent) -> str:
     """The page as HTML text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     deployment = content.deployment
-    return environment.get_template(TEMPLATE).render(
+    return render_page(
+        TEMPLATE,
         content=content,
+        headline=content.headline,
         counts=tables.count_states(content.trials),
         trials=tables.trials_table(
             content.trials, content.selected, content.metric, content.minimize, content.cost, content.trivial
