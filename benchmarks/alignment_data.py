@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import LinearNDInterpolator
 
 from apps.alignment.storage import load_mesh, mesh_path
 from apps.alignment.transforms import fit_rigid
@@ -86,6 +87,24 @@ def error(
     rigid = fit_rigid(np.concatenate(placed), np.concatenate(truth), np.ones(sum(map(len, placed))))
     squares = [np.mean(np.sum((rigid(a) - b) ** 2, axis=1)) for a, b in zip(placed, truth, strict=True)]
     return np.sqrt(np.array(squares))
+
+
+def error_beside_neighbours(acquired: Acquired, output: Path, sections: Sequence[int]) -> NDArray[np.float64]:
+    """The same of each section against the one before and the one after: what a slow drift of the stack is not in.
+
+    It is what can be told from images at all: neighbours that are wrong together look as if they were right.
+    """
+    places, wrong = [], []
+    for section in sections:
+        points = tissue_points(acquired, section)
+        places.append(acquired.on_block(section, points))
+        wrong.append(_mesh(output, section)(points) - places[-1])
+    found = []
+    for number, (place, error) in enumerate(zip(places, wrong, strict=True)):
+        others = [n for n in (number - 1, number + 1) if 0 <= n < len(places)]
+        beside = np.mean([LinearNDInterpolator(places[n], wrong[n])(place) for n in others], axis=0)
+        found.append(np.sqrt(np.nanmean(np.sum((error - beside) ** 2, axis=1))))
+    return np.array(found)
 
 
 def rms(errors: NDArray[np.float64]) -> float:

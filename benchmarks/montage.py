@@ -35,7 +35,17 @@ from apps.montage.survey import survey_section
 from apps.montage.table import read_table
 from apps.montage.workers import Workers
 from benchmarks.harness import Figure, benchmark_with_options, median
-from benchmarks.montage_tiles import Points, Tiles, fib25, many_tiles, mirrored, phantom_tiles, real_tiles
+from benchmarks.montage_tiles import (
+    Points,
+    Spoiling,
+    Tiles,
+    fib25,
+    many_tiles,
+    mirrored,
+    phantom_tiles,
+    real_tiles,
+    spoilt_phantom_tiles,
+)
 
 SEARCH = 48
 GOAL = 0.3  # pixels
@@ -153,18 +163,37 @@ def _scores(folder: Path, block: np.ndarray, quick: bool) -> list[Figure]:
     count = 6 if quick else 24
     noise = [float(level) for level in np.linspace(0.0, 110.0, count)]
     planes = [block[(7 * number) % len(block)] for number in range(count)]
-    tiles = real_tiles(folder, planes, 104, 38, 6.0, noise, seed=5)
-    parameters = MontageParameters(tiles=str(tiles.table), output=str(folder / "out"), search=16)
-    errors, residuals, correlations = [], [], []
+    real = real_tiles(folder / "real", planes, 104, 38, 6.0, noise, seed=5)
+    rng = np.random.default_rng(1)
+    spoilt = [
+        Spoiling(float(rng.uniform(0, 90)), float(rng.uniform(0, 16)), float(rng.choice([1.0, 1.0, 0.6, 0.3])))
+        for _ in range(count)
+    ]
+    phantom = spoilt_phantom_tiles(folder / "phantom", 512, spoilt)
+    return [
+        *_ranks("", real, 16, f"{count} real sections with noise of 0 to 110 grey levels", quick),
+        *_ranks(
+            "phantom: ",
+            phantom,
+            24,
+            f"{count} sections with noise of 0 to 90 grey levels, jitter of 0 to 16 px, 0.3 to 1 of the contrast",
+            quick,
+        ),
+    ]
+
+
+def _ranks(title: str, tiles: Tiles, search: int, note: str, quick: bool) -> list[Figure]:
+    parameters = MontageParameters(tiles=str(tiles.table), output=str(tiles.table.parent / "out"), search=search)
+    errors, residuals, correlations, connected = [], [], [], []
     for section in montage(parameters, silent).sections:
         record = SectionRecord.load(section.record)
         errors.append(tiles.error(section.section, np.array([(tile.y, tile.x) for tile in record.tiles])))
         residuals.append(np.inf if record.scores.seam_residual is None else record.scores.seam_residual)
         correlations.append(record.scores.overlap_correlation or 0.0)
-    note = f"{count} real sections with noise of 0 to 110 grey levels"
+        connected.append(record.scores.tiles_connected or 0.0)
     return [
         Figure(
-            "overlap correlation, rank correlation with the error, negated",
+            f"{title}overlap correlation, rank correlation with the error, negated",
             -_rank(correlations, errors),
             "",
             None if quick else 0.7,
@@ -172,13 +201,14 @@ def _scores(folder: Path, block: np.ndarray, quick: bool) -> list[Figure]:
             note,
         ),
         Figure(
-            "seam residual, the same",
+            f"{title}seam residual, the same",
             _rank(residuals, errors),
             "",
             None,
             "higher",
             note + "; it falls again where pairs are rejected",
         ),
+        Figure(f"{title}tiles connected, the same, negated", -_rank(connected, errors), "", None, "higher", note),
     ]
 
 

@@ -16,7 +16,7 @@ from scipy import ndimage
 from apps.core.boxes import Box
 from apps.core.errors import DataError
 from apps.core.progress import silent
-from apps.core.volumes import open_volume
+from apps.core.volumes import Volume, open_volume
 from apps.phantom.acquisition import AcquisitionDesign, acquire_section
 
 Image = NDArray[Any]
@@ -51,10 +51,7 @@ def phantom_tiles(folder: Path, sections: int, extent: int, jitter: float, seed:
 
     The phantom's planes are half as large as the sections (`extent` pixels), which are their mirror images.
     """
-    from apps.phantom.stage import STAGE as PHANTOM
-
-    given = {"output": str(folder / "block"), "shape": [_DEPTH, extent // 2, extent // 2], "seed": seed}
-    image = open_volume(PHANTOM.run(PHANTOM.parameters.from_json(given), silent).image)
+    image = _phantom(folder, extent // 2, seed)
     design = AcquisitionDesign(jitter=jitter)
     found = {}
     for section in range(sections):
@@ -63,6 +60,35 @@ def phantom_tiles(folder: Path, sections: int, extent: int, jitter: float, seed:
         acquired = acquire_section(large, design, seed, section)
         found[section] = acquired.tiles, acquired.nominal, acquired.true
     return _write(folder, found)
+
+
+@dataclass(frozen=True)
+class Spoiling:
+    """How badly a section is imaged: noise (grey levels), jitter (pixels), and what is left of its contrast."""
+
+    noise: float
+    jitter: float
+    contrast: float
+
+
+def spoilt_phantom_tiles(folder: Path, extent: int, spoilt: list[Spoiling], seed: int = 1) -> Tiles:
+    """3 x 3 tiles, 20 % overlap, of planes of a phantom of `extent` pixels, each imaged as badly as it says."""
+    image = _phantom(folder, extent, seed)
+    found = {}
+    for section, spoiling in enumerate(spoilt):
+        plane = image.read(Box.of((section % _DEPTH, 0, 0), (1, *image.shape[1:])))[0]
+        faint = np.rint(128 + spoiling.contrast * (plane.astype(np.float32) - 128)).astype(np.uint8)
+        design = AcquisitionDesign(overlap=0.2, jitter=spoiling.jitter, noise=spoiling.noise)
+        acquired = acquire_section(faint, design, seed, section)
+        found[section] = acquired.tiles, acquired.nominal, acquired.true
+    return _write(folder, found)
+
+
+def _phantom(folder: Path, extent: int, seed: int) -> Volume:
+    from apps.phantom.stage import STAGE as PHANTOM
+
+    given = {"output": str(folder / "block"), "shape": [_DEPTH, extent, extent], "seed": seed}
+    return open_volume(PHANTOM.run(PHANTOM.parameters.from_json(given), silent).image)
 
 
 def fib25() -> NDArray[np.uint8]:

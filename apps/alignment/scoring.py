@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 from msgspec import Meta
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from apps.alignment.images import shrink
 from apps.alignment.stack import Fault
 from apps.core.boxes import Box
+from apps.core.errors import UserError
 from apps.core.parameters import Result
 from apps.core.progress import Reporter
 from apps.core.volumes import Volume
@@ -36,6 +40,9 @@ class SectionScore(Result, frozen=True, kw_only=True):
     shown_section: Annotated[int | None, Meta(description="the section whose image the plane shows")]
     matched_with: Annotated[tuple[int, ...], Meta(description="sections with which it has matches")]
     residual: Annotated[float | None, Meta(description="root mean square distance of matched points, pixels")]
+    misfit: Annotated[
+        float | None, Meta(description="what residuals that lie together have in common, root mean square, pixels")
+    ]
     strain: Annotated[float | None, Meta(description="root mean square of the mesh cells' principal stretch less 1")]
     largest_strain: Annotated[float | None, Meta(description="the largest of them")]
     folds: Annotated[int | None, Meta(description="cells of the mesh that are turned over")]
@@ -43,6 +50,9 @@ class SectionScore(Result, frozen=True, kw_only=True):
         float | None, Meta(description="of its pixels with those of the previous plane that shows its own image")
     ] = None
     correlation_next: Annotated[float | None, Meta(description="the same with the next one")] = None
+    pixels: Annotated[
+        str | None, Meta(description="hash of what the plane's pixels depend on; null before they are scored")
+    ] = None
 
 
 class PairScore(Result, frozen=True, kw_only=True):
@@ -69,28 +79,75 @@ class AlignmentReport(Result, frozen=True, kw_only=True):
     faults: Annotated[tuple[Fault, ...], Meta(description="what was wrong, and what was done about it")]
 
 
-def correlations(volume: Volume, planes: Sequence[int], report: Reporter) -> list[float | None]:
-    """Pearson's correlation of each of `planes` (ascending z) with the one before it in the list, where both have
-    tissue; None for the first, and where they share none.  Reads whole chunks, a strip at a time."""
-    sums = np.zeros((len(planes), 6))
-    _, height, width = volume.shape
+def load_report(file: Path) -> AlignmentReport | None:
+    """The report; None where there is none, or none of this form."""
+    try:
+        return AlignmentReport.load(file)
+    except UserError:
+        return None
+
+
+def score_sections(
+    volume: Volume,
+    sections: Sequence[SectionScore],
+    identities: Sequence[str],
+    before: Sequence[SectionScore],
+    report: Reporter,
+) -> tuple[SectionScore, ...]:
+    """The sections, one a plane, with their correlations.
+
+    identities: of what the planes' pixels depend on.  What was found `before` for two planes with the same pixels is
+    taken from there.
+    """
+    scores = [replace(section, pixels=identity) for section, identity in zip(sections, identities, strict=True)]
+    own = [plane for plane, section in enumerate(scores) if section.shown == "own"]
+    earlier = [section for section in before if section.shown == "own"]
+    known = {(a.pixels, b.pixels): b.correlation_previous for a, b in itertools.pairwise(earlier)}
+    pairs = list(itertools.pairwise(own))
+    wanted = [pair for pair in pairs if (scores[pair[0]].pixels, scores[pair[1]].pixels) not in known]
+    found = dict(zip(wanted, correlations(volume, wanted, report), strict=True))
+    for a, b in pairs:
+        value = found[a, b] if (a, b) in found else known[scores[a].pixels, scores[b].pixels]
+        scores[a] = replace(scores[a], correlation_next=value)
+        scores[b] = replace(scores[b], correlation_previous=value)
+    return tuple(scores)
+
+
+def correlations(volume: Volume, pairs: Sequence[tuple[int, int]], report: Reporter) -> list[float | None]:
+    """Pearson's correlation of pairs of planes (z of both; ascending), where both have tissue; None where they share
+    none.  Reads whole chunks, a strip at a time."""
+    sums = np.zeros((len(pairs), 6))
+    height = volume.shape[1]
     depth, chunk_rows = volume.array.chunks[0], volume.array.chunks[1]
     rows = max(1, _ROWS // chunk_rows) * chunk_rows
     for y in range(0, height, rows):
-        end = min(y + rows, height)
-        before: tuple[NDArray[np.float32], NDArray[np.bool_]] | None = None
-        slab, slab_start = np.zeros((0, 0, 0), np.uint8), -1
-        for number, z in enumerate(planes):
-            if slab_start != z // depth * depth:
-                slab_start = z // depth * depth
-                last = min(slab_start + depth, volume.shape[0])
-                slab = volume.read(Box.between((slab_start, y, 0), (last, end, width)))
-            now = shrink(_whole_pools(slab[z - slab_start]), _POOL)
-            if before is not None:
-                sums[number] += _moments(before, now)
-            before = now
-            report(y // rows * len(planes) + number, -(-height // rows) * len(planes), "scoring")
+        strip = _Strip(volume, y, min(y + rows, height), depth)
+        for number, (first, second) in enumerate(pairs):
+            sums[number] += _moments(strip.plane(first), strip.plane(second))
+            report(y // rows * len(pairs) + number, -(-height // rows) * len(pairs), "scoring")
     return [_pearson(row) for row in sums]
+
+
+class _Strip:
+    """Some rows of the volume's planes, made small; a slab of chunks and two planes are kept at a time."""
+
+    def __init__(self, volume: Volume, start: int, end: int, depth: int) -> None:
+        self._volume, self._rows, self._depth = volume, (start, end), depth
+        self._slab_start, self._slab = -1, np.zeros((0, 0, 0), np.uint8)
+        self._planes: dict[int, tuple[NDArray[np.float32], NDArray[np.bool_]]] = {}
+
+    def plane(self, z: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Means and tissue."""
+        if z not in self._planes:
+            start = z // self._depth * self._depth
+            if start != self._slab_start:
+                last = min(start + self._depth, self._volume.shape[0])
+                box = Box.between((start, self._rows[0], 0), (last, self._rows[1], self._volume.shape[2]))
+                self._slab_start, self._slab = start, self._volume.read(box)
+            if len(self._planes) > 1:
+                del self._planes[min(self._planes)]
+            self._planes[z] = shrink(_whole_pools(self._slab[z - start]), _POOL)
+        return self._planes[z]
 
 
 def _whole_pools(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from apps.alignment.misfit import Misfits
 from apps.alignment.pairing import MatchedPair, matched_pairs
 from apps.alignment.poses import Pair, between, solve_poses
 from apps.alignment.settings import MatchSettings, SolveSettings
@@ -49,12 +50,14 @@ class Solution:
         contents: hash of the mesh of each section with an image.
         aligned: which of them were placed by matches; the others lie where their neighbours put them.
         pairs: all that were tried.
+        misfits: of the sections with matches, how far each misses the others, pixels (misfit.py).
         apart: sections at which the stack falls apart: no match connects them with an earlier one.
     """
 
     contents: dict[int, str]
     aligned: frozenset[int]
     pairs: list[TriedPair]
+    misfits: dict[int, float]
     apart: tuple[int, ...]
 
 
@@ -69,6 +72,7 @@ def solve_stack(
     tried: list[TriedPair] = []
     waiting: list[MatchedPair] = []  # those with a section that is not final
     held: dict[int, StoredMesh] = {}
+    misfits = Misfits()
     read = start = stack.first
     while start <= stack.last:
         end = min(start + settings.window, stack.last + 1)
@@ -80,13 +84,14 @@ def solve_stack(
         solved = _solve_window(stack, range(start, end), final, waiting, held, matching, settings, output)
         contents |= {number: mesh.content for number, mesh in solved.items()}
         known = {number: mesh.mesh for number, mesh in (held | solved).items()}
-        tried += [_outcome(pair, known) for pair in waiting if pair.b < final]
+        tried += [_outcome(pair, known, misfits) for pair in waiting if pair.b < final]
         waiting = [pair for pair in waiting if pair.b >= final]
         held = {number: mesh for number, mesh in (held | solved).items() if number >= final - settings.overlap}
+        misfits.finish(range(stack.first, final - settings.overlap))
         start = final
     aligned = frozenset(contents)
     contents |= _place_the_rest(stack, sorted(aligned), matching, output)
-    return Solution(contents, aligned, tried, _apart(aligned, tried))
+    return Solution(contents, aligned, tried, misfits.finished(), _apart(aligned, tried))
 
 
 def _solve_window(
@@ -193,10 +198,12 @@ def _extent(stack: Stack, section: int) -> tuple[int, int]:
     return height, width
 
 
-def _outcome(pair: MatchedPair, meshes: Mapping[int, Mesh]) -> TriedPair:
+def _outcome(pair: MatchedPair, meshes: Mapping[int, Mesh], misfits: Misfits) -> TriedPair:
+    """What the meshes make of a pair, counted in `misfits`."""
     found, residual = pair.matches, None
     if found.accepted and pair.a in meshes and pair.b in meshes:
         residual = float(np.sqrt(np.mean(residuals(pair.points(), meshes) ** 2)))
+        misfits.add(pair.points(), meshes)
     return TriedPair(
         a=pair.a,
         b=pair.b,

@@ -12,14 +12,14 @@ import numpy as np
 from msgspec import Meta
 
 from apps.core.boxes import Box
-from apps.core.errors import DataError
+from apps.core.errors import DataError, UserError
 from apps.core.files import write_atomically
 from apps.core.parameters import Result, json_hash
 from apps.core.volumes import Volume, open_volume
 
 _ROWS = 1024  # read at a time
 
-FaultKind = Literal["missing", "unreadable", "damaged", "blank", "repeated", "unmatched", "apart"]
+FaultKind = Literal["missing", "held", "unreadable", "damaged", "blank", "repeated", "unmatched", "apart"]
 
 
 class Fault(Result, frozen=True, kw_only=True):
@@ -130,8 +130,15 @@ class Stack:
         self.faults[section] = Fault(section=section, kind=kind, message=message)
 
 
-def open_stack(montage: str, output: str, first: int | None, last: int | None, damaged: tuple[int, ...]) -> Stack:
-    """Look at the section volumes `<montage>/sections/NNNNN.zarr`.
+def open_stack(
+    montage: str,
+    output: str,
+    first: int | None,
+    last: int | None,
+    damaged: tuple[int, ...],
+    held: tuple[int, ...] = (),
+) -> Stack:
+    """Look at the section volumes `<montage>/sections/NNNNN.zarr`.  Those in `held` are as if they were not there.
 
     Raises DataError where there is none; one that is missing or cannot be read is a fault of its own.
     """
@@ -151,6 +158,8 @@ def open_stack(montage: str, output: str, first: int | None, last: int | None, d
     for section in stack.numbers:
         if section not in paths:
             stack._fault(section, "missing", f"there is no {folder / f'{section:05d}.zarr'}")
+        elif section in held:
+            stack._fault(section, "held", "held back by a gate; neither matched nor placed")
     return stack
 
 
@@ -169,7 +178,7 @@ def _fingerprint(folder: Path) -> str:
 def _load_digest(file: Path) -> Digest | None:
     try:
         return Digest.from_json(file.read_bytes())
-    except OSError:
+    except (OSError, UserError):
         return None
 
 

@@ -16,8 +16,9 @@ from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta
 
+from apps.alignment.locks import solving_alone, using_volume
 from apps.alignment.pairing import match_section
-from apps.alignment.scoring import AlignmentReport, correlations
+from apps.alignment.scoring import AlignmentReport, load_report, score_sections
 from apps.alignment.settings import MatchSettings, RenderSettings, SolveSettings
 from apps.alignment.solving import solve_stack
 from apps.alignment.stack import Fault, Stack, open_stack
@@ -27,6 +28,7 @@ from apps.alignment.volume import (
     describe,
     open_aligned,
     plan_groups,
+    plane_identities,
     prepare_volume,
     render_group,
 )
@@ -58,6 +60,10 @@ class AlignmentParameters(Parameters, frozen=True, kw_only=True):
     last: Annotated[int | None, Meta(description="last section; null: the last there is")] = None
     damaged: Annotated[
         tuple[int, ...], Meta(description="sections not to be matched: their neighbours place them")
+    ] = ()
+    held: Annotated[
+        tuple[int, ...],
+        Meta(description="sections that a gate holds back: as if they were not there, neither matched nor placed"),
     ] = ()
     matching: Annotated[MatchSettings, Meta(description="how sections are matched")] = MatchSettings()
     solving: Annotated[SolveSettings, Meta(description="how the meshes of springs are solved")] = SolveSettings()
@@ -141,45 +147,44 @@ class _Work:
 
     def solve(self) -> None:
         p = self._parameters
-        solution = solve_stack(self._stack, p.matching, p.solving, self._paths.output, self._report)
-        self._layout = describe(self._stack, solution, p.rendering, self._paths.output)
-        prepare_volume(self._layout, p.rendering, self._paths)
+        with solving_alone(self._paths.output):
+            solution = solve_stack(self._stack, p.matching, p.solving, self._paths.output, self._report)
+            self._layout = describe(self._stack, solution, p.rendering, self._paths.output)
+            with using_volume(self._paths.output, alone=True):
+                prepare_volume(self._layout, p.rendering, self._paths)
 
     def render(self) -> None:
-        groups = plan_groups(self._solved(), self._parameters.rendering)
-        chosen = self._parameters.groups
-        outside = [group for group in chosen or () if not 0 <= group < len(groups)]
-        if outside:
-            raise ParameterError(f"groups {outside}: there are {len(groups)}, counted from 0")
-        numbers: Sequence[int] = range(len(groups)) if chosen is None else chosen
-        for done, made in enumerate(self._spread(_render, numbers)):
-            self._made, self._kept = self._made + made, self._kept + (not made)
-            self._report(done + 1, len(numbers), "rendering")
+        with using_volume(self._paths.output, alone=False):
+            groups = plan_groups(self._solved(), self._parameters.rendering)
+            chosen = self._parameters.groups
+            outside = [group for group in chosen or () if not 0 <= group < len(groups)]
+            if outside:
+                raise ParameterError(f"groups {outside}: there are {len(groups)}, counted from 0")
+            numbers: Sequence[int] = range(len(groups)) if chosen is None else chosen
+            for done, made in enumerate(self._spread(_render, numbers)):
+                self._made, self._kept = self._made + made, self._kept + (not made)
+                self._report(done + 1, len(numbers), "rendering")
 
     def score(self) -> None:
-        layout, settings = self._solved(), self._parameters.rendering
-        volume = open_aligned(layout, settings, self._paths)
-        identity = json_hash([layout.identity, settings.to_dict()])
-        self._aligned, self._written = str(self._paths.volume), str(self._paths.report)
-        if self._paths.report.is_file() and AlignmentReport.load(self._paths.report).identity == identity:
-            return
-        own = [section for section in layout.sections if section.shown == "own"]
-        found = correlations(volume, [section.plane for section in own], self._report)
-        scored = {section.section: section for section in layout.sections}
-        for number, section in enumerate(own):
-            following = found[number + 1] if number + 1 < len(own) else None
-            scored[section.section] = type(section)(
-                **{**section.to_dict(), "correlation_previous": found[number], "correlation_next": following}
+        with using_volume(self._paths.output, alone=False):
+            layout, settings = self._solved(), self._parameters.rendering
+            volume = open_aligned(layout, settings, self._paths)
+            identity = json_hash([layout.identity, settings.to_dict()])
+            self._aligned, self._written = str(self._paths.volume), str(self._paths.report)
+            before = load_report(self._paths.report)
+            if before is not None and before.identity == identity:
+                return
+            known = before.sections if before is not None else ()
+            pixels = plane_identities(layout, settings)
+            written = AlignmentReport(
+                identity=identity,
+                origin=layout.origin,
+                shape=layout.shape,
+                sections=score_sections(volume, layout.sections, pixels, known, self._report),
+                pairs=layout.pairs,
+                faults=layout.faults,
             )
-        written = AlignmentReport(
-            identity=identity,
-            origin=layout.origin,
-            shape=layout.shape,
-            sections=tuple(scored.values()),
-            pairs=layout.pairs,
-            faults=layout.faults,
-        )
-        write_json(self._paths.report, written.to_dict())
+            write_json(self._paths.report, written.to_dict())
 
     def result(self) -> AlignmentResult:
         p, layout = self._parameters, self._layout
@@ -202,7 +207,10 @@ class _Work:
         if self._layout is None:
             if not self._paths.solution.is_file() or not self._paths.volume.is_dir():
                 raise StateError(f'{self._paths.output}: is not solved; run the action "solve" first')
-            self._layout = Layout.load(self._paths.solution)
+            try:
+                self._layout = Layout.load(self._paths.solution)
+            except ParameterError as error:
+                raise DataError(f'{error}; run the action "solve" again') from error
         return self._layout
 
     def _spread(self, function: Callable[[AlignmentParameters, int], T], items: Iterable[int]) -> Iterator[T]:
@@ -218,7 +226,7 @@ class _Work:
 
 def _stack(parameters: AlignmentParameters) -> Stack:
     p = parameters
-    return open_stack(p.montage, p.output, p.first, p.last, p.damaged)
+    return open_stack(p.montage, p.output, p.first, p.last, p.damaged, p.held)
 
 
 def _match(parameters: AlignmentParameters, section: int) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from apps.alignment.solving import Solution
 from apps.alignment.stack import Fault, Stack
 from apps.alignment.storage import load_mesh, mesh_path
 from apps.core.boxes import Box, Triple, tiles
-from apps.core.errors import DataError, StateError
+from apps.core.errors import DataError, StateError, UserError
 from apps.core.parameters import Result, json_hash, write_json
 from apps.core.stage import code_version
 from apps.core.volumes import Volume, VoxelSize, create_shared_volume, open_volume, open_volume_to_write
@@ -91,12 +91,13 @@ def describe(stack: Stack, solution: Solution, settings: RenderSettings, output:
                 shown_section=source,
                 matched_with=tuple(sorted({pair.a + pair.b - number for pair in mine})),
                 residual=float(np.sqrt(np.mean(squares))) if squares else None,
+                misfit=solution.misfits.get(number),
                 strain=strain[0] if strain else None,
                 largest_strain=strain[1] if strain else None,
                 folds=folds,
             )
         )
-        contents.append(None if source is None else json_hash([solution.contents[source], stack.digest(source).digest]))
+        contents.append(None if source is None else _content(solution.contents[source], stack, source))
     if not np.isfinite(low).all():
         raise DataError(f"{output}: no section has an image to show; see the faults: {_first_fault(stack)}")
     start = np.floor(low / _ROUND).astype(int) * _ROUND
@@ -118,10 +119,13 @@ def describe(stack: Stack, solution: Solution, settings: RenderSettings, output:
 
 
 def prepare_volume(layout: Layout, settings: RenderSettings, paths: Paths) -> None:
-    """Have an aligned volume of the right shape to render into; one that only gets longer keeps what it holds."""
+    """Have an aligned volume of the right shape to render into; one that only gets longer keeps what it holds.
+
+    Nobody else may use the volume meanwhile.
+    """
     if paths.volume.exists():
         volume = open_volume_to_write(paths.volume)
-        old = Layout.load(paths.solution) if paths.solution.is_file() else None
+        old = _layout_before(paths.solution)
         same = old is not None and (old.origin, old.first, old.voxel_size_nm) == (
             layout.origin,
             layout.first,
@@ -143,20 +147,30 @@ def plan_groups(layout: Layout, settings: RenderSettings) -> list[Box]:
     return list(tiles(Box.of((0, 0, 0), layout.shape), settings.group_shape))
 
 
+def group_identities(layout: Layout, settings: RenderSettings) -> list[str]:
+    """What each group's voxels depend on: one that is rendered with its identity is not rendered again."""
+    version = code_version()
+    return [_group_identity(layout, settings, box, version) for box in plan_groups(layout, settings)]
+
+
+def plane_identities(layout: Layout, settings: RenderSettings) -> list[str]:
+    """What each plane's pixels depend on: planes of one identity are the same, in this volume or in an earlier one."""
+    canvas = [settings.interpolation, settings.chunks[1:], layout.origin, layout.shape[1:], code_version()]
+    return [json_hash([canvas, content]) for content in layout.contents]
+
+
+def _group_identity(layout: Layout, settings: RenderSettings, box: Box, version: str) -> str:
+    contents = layout.contents[box.offset[0] : box.end[0]]
+    return json_hash([settings.interpolation, settings.chunks, layout.origin, box.to_dict(), contents, version])
+
+
 def render_group(stack: Stack, layout: Layout, settings: RenderSettings, number: int, paths: Paths) -> bool:
-    """Render one group, where that has not been done; returns whether it was.  Raises StateError before `solve`."""
+    """Render one group, where that has not been done; returns whether it was.
+
+    Raises StateError before `solve`, and where a mesh or an image is another than was solved.
+    """
     box = plan_groups(layout, settings)[number]
-    planes = range(box.offset[0], box.end[0])
-    identity = json_hash(
-        [
-            settings.interpolation,
-            settings.chunks,
-            layout.origin,
-            box.to_dict(),
-            [layout.contents[plane] for plane in planes],
-            code_version(),
-        ]
-    )
+    identity = _group_identity(layout, settings, box, code_version())
     marker = paths.rendered(number)
     if _identity_of(marker) == identity:
         return False
@@ -170,8 +184,9 @@ def render_group(stack: Stack, layout: Layout, settings: RenderSettings, number:
 
 
 def open_aligned(layout: Layout, settings: RenderSettings, paths: Paths) -> Volume:
-    """The volume, once every group is rendered.  Raises StateError that names the groups that are not."""
-    left = [n for n in range(len(plan_groups(layout, settings))) if _identity_of(paths.rendered(n)) is None]
+    """The volume, once every group is rendered from this layout.  Raises StateError that names those that are not."""
+    wanted = group_identities(layout, settings)
+    left = [number for number, identity in enumerate(wanted) if _identity_of(paths.rendered(number)) != identity]
     if left:
         raise StateError(f'{paths.volume}: groups {left} are not rendered; run the action "render" for them first')
     return open_volume(str(paths.volume))
@@ -181,12 +196,15 @@ def _render(stack: Stack, layout: Layout, settings: RenderSettings, box: Box, pa
     data = np.zeros(box.shape, np.uint8)
     chunk = (1, *settings.chunks[1:])
     for plane in range(box.shape[0]):
-        shown = layout.sections[box.offset[0] + plane].shown_section
+        z = box.offset[0] + plane
+        shown = layout.sections[z].shown_section
         if shown is None:
             continue
         stored = load_mesh(mesh_path(paths.output, shown))
         if stored is None:
             raise StateError(f"{mesh_path(paths.output, shown)}: has gone; solve again")
+        if not stack.has_image(shown) or layout.contents[z] != _content(stored.content, stack, shown):
+            raise StateError(f"section {shown}: its mesh or image is not the one that was solved; solve again")
         source = Source(stack.image(shown), stored.mesh)
         flat = Box.of((0, *box.offset[1:]), (1, *box.shape[1:]))
         parts = list(tiles(flat, chunk))
@@ -196,6 +214,19 @@ def _render(stack: Stack, layout: Layout, settings: RenderSettings, box: Box, pa
             _, rows, columns = part.slices(flat.offset)
             data[plane, rows, columns] = pixels
     return data
+
+
+def _content(mesh: str, stack: Stack, section: int) -> str:
+    """Of a section's mesh (its content) and image."""
+    return json_hash([mesh, stack.digest(section).digest])
+
+
+def _layout_before(file: Path) -> Layout | None:
+    """What was solved before; None where there is nothing, or nothing of this form."""
+    try:
+        return Layout.load(file)
+    except UserError:
+        return None
 
 
 def _identity_of(marker: Path) -> str | None:

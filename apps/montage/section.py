@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from apps.core.boxes import Box
-from apps.core.errors import UserError
+from apps.core.errors import DataError, UserError
 from apps.core.files import lock
 from apps.core.parameters import json_hash
 from apps.core.volumes import Volume, new_volume
@@ -81,14 +81,18 @@ def make_section(
 ) -> SectionRecord:
     """Place and draw one section; its record is written last.
 
-    Raises StateError where another process works on it, DataError where the place is not writable or full.
+    Raises StateError where another process works on it, DataError where the place is not writable or full, or a tile
+    goes while it is at work.
     """
     files = SectionFiles.of(parameters.output, surveyed.section)
     lock_file = files.record.with_suffix(".lock")
     with lock_file.open("a") as held:
         lock(held, lock_file)
         files.record.unlink(missing_ok=True)  # what it says is about to be wrong
-        record = _make(surveyed, exposure, inputs, parameters, workers, files, say)
+        try:
+            record = _make(surveyed, exposure, inputs, parameters, workers, files, say)
+        except FileNotFoundError as error:
+            raise DataError(f"{error}: has gone while section {surveyed.section} was made; run again") from error
         record.save(files.record)
     return record
 

@@ -20,6 +20,7 @@ from apps.alignment.picture import main as picture
 from apps.alignment.scoring import AlignmentReport
 from apps.alignment.stage import STAGE, AlignmentParameters, AlignmentResult, run
 from apps.alignment.storage import load_mesh, mesh_path
+from apps.alignment.volume import Layout
 from apps.core.errors import DataError, ParameterError, StateError
 from apps.core.progress import silent
 from apps.core.volumes import open_volume, write_volume
@@ -186,6 +187,8 @@ def test_windows_agree_with_all_at_once(
     run(parameters(montage, output, action="solve", solving={"window": 6, "overlap": 3}), silent)
     good = {n: sections[n] for n in (0, 1, 2, 4, 5, 7, 10)}
     assert error(good, {n: s.mesh for n in good if (s := load_mesh(mesh_path(output, n)))}) < 1.3
+    streamed, whole = (Layout.load(folder / "solution.json").sections for folder in (output, done[0]))
+    assert [section.misfit or 0.0 for section in streamed] == pytest.approx([s.misfit or 0.0 for s in whole], abs=0.3)
 
 
 def test_copies_stand_in(done: tuple[Path, AlignmentResult], montage: Path, tmp_path: Path) -> None:

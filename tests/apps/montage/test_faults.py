@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from apps.core.errors import DataError
 from apps.core.progress import silent
 from apps.core.volumes import open_volume
 from apps.montage.parameters import MontageParameters
@@ -70,15 +71,28 @@ def make_colour(file: Path) -> None:
     Image.fromarray(np.stack([tifffile.imread(file)] * 3, axis=-1)).save(file)
 
 
+def make_float(file: Path) -> None:
+    grey = tifffile.imread(file).astype(np.float32)
+    grey[3, 5] = np.nan
+    tifffile.imwrite(file, grey)
+
+
+def make_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
 @pytest.mark.parametrize(
     ("spoil", "kind"),
     [
         (remove, "missing_file"),
+        (make_folder, "missing_file"),
         (cut_short, "unreadable_file"),
         (make_empty, "unreadable_file"),
         (make_blank, "blank_tile"),
         (make_smaller, "wrong_size"),
         (make_colour, "not_grey"),
+        (make_float, "not_grey"),
     ],
 )
 def test_a_tile_that_cannot_be_used_is_named_and_the_others_are_put_together(
@@ -165,6 +179,43 @@ def test_a_tile_of_something_else_stays_where_the_stage_put_it(tmp_path: Path) -
     assert error_of(record, section, (4,)) < 0.15
     stage = section.nominal[4] - record.origin
     assert (record.tiles[4].y, record.tiles[4].x) == pytest.approx(tuple(stage)) and record.tiles[4].rendered
+
+
+def test_two_tiles_that_the_table_has_in_each_others_place(tmp_path: Path) -> None:
+    section = cut(seed=SEED)
+    table = write(tmp_path, {0: section})
+    rows = rows_of(section)
+    rows[0]["path"], rows[4]["path"] = rows[4]["path"], rows[0]["path"]
+    write_table(table, rows)
+    _, record = montage(table, tmp_path / "out")
+    assert sorted(faults_of(record)) == [("disconnected_tile", name(0)), ("disconnected_tile", name(4))]
+    assert error_of(record, section, (0, 4)) < 0.15
+
+
+@pytest.mark.parametrize("turn", [np.rot90, np.flipud, lambda tile: 255 - tile])
+def test_a_tile_that_is_turned_or_inverted_is_a_disconnected_tile(
+    tmp_path: Path, turn: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    section = cut(seed=SEED)
+    section.tiles[8] = np.ascontiguousarray(turn(section.tiles[8]))
+    _, record = montage(write(tmp_path, {0: section}), tmp_path / "out")
+    assert faults_of(record) == [("disconnected_tile", name(8))]
+    assert error_of(record, section, (8,)) < 0.15
+
+
+def test_a_tile_that_goes_while_its_section_is_made_is_named(tmp_path: Path) -> None:
+    table = write(tmp_path, {0: cut(seed=SEED, grid=(1, 2))})
+
+    def delete(done: float, total: float, what: str = "") -> None:
+        if "measuring" in what:
+            (tmp_path / name(1)).unlink()
+
+    parameters = MontageParameters(tiles=str(table), output=str(tmp_path / "out"), search=20, cache_mib=0)
+    with pytest.raises(DataError, match=f"{name(1)}: has gone while section 0 was made; run again"):
+        run(parameters, delete)
+    assert not (tmp_path / "out" / "sections" / "00000.json").exists()
+    result, record = montage(table, tmp_path / "out")
+    assert faults_of(record) == [("missing_file", name(1))] and result.faults == 1
 
 
 def test_resin_without_structure_is_a_disconnected_tile(tmp_path: Path) -> None:

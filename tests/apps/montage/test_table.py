@@ -43,6 +43,8 @@ def test_json_says_the_same(tmp_path: Path) -> None:
         ("tiles.csv", "path,section,x,y\na.tif,zero,1,2\n", "have to be numbers"),
         ("tiles.csv", "path,section,x,y\na.tif,0.5,1,2\n", "section number"),
         ("tiles.csv", "path,section,x,y\na.tif,0,nan,2\n", "finite x and y"),
+        ("tiles.csv", "path,section,x,y\na.tif,0,1,-inf\n", "finite x and y"),
+        ("tiles.csv", "path,section,x,y\na.tif,-1,1,2\n", "section number from 0 on"),
         ("tiles.json", "{}", "expected a JSON list"),
         ("tiles.json", "[{]", "is not JSON"),
         ("tiles.json", '[{"path": "a", "section": 0, "x": 1}]', "entry 0 has no y"),
