@@ -179,6 +179,22 @@ class Alignment(StageHooks, ApplicationDefinition):
     parameters = PARAMETERS
 
 
+class Masking(StageHooks, ApplicationDefinition):
+    """Mask vessels, cell bodies and what is no tissue, or train the network that does."""
+
+    site = UNREGISTERED
+    command_template = _command("masking")
+    parameters = PARAMETERS
+
+
+class Audit(StageHooks, ApplicationDefinition):
+    """Compare what stages made of a phantom's tiles with the truth."""
+
+    site = UNREGISTERED
+    command_template = _command("audit")
+    parameters = PARAMETERS
+
+
 class Ingest(StageHooks, ApplicationDefinition):
     """Check an image volume (and labels) and store it as OME-Zarr."""
 
@@ -255,6 +271,8 @@ APPLICATIONS: dict[str, type[ApplicationDefinition]] = {
     "phantom": Phantom,
     "montage": Montage,
     "alignment": Alignment,
+    "masking": Masking,
+    "audit": Audit,
     "ingest": Ingest,
     "partition": Partition,
     "training": Training,

@@ -72,6 +72,22 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ParameterError(f"{where}: {error}; {cls.__name__} has the fields {known}") from None
 
     @classmethod
+    def check_fields(cls, data: dict[str, Any]) -> None:
+        """Check some fields of decoded JSON, where others are not known yet.
+
+        Raises ParameterError that names one that is unknown, or whose value is of the wrong type or out of range.
+        """
+        types = _field_types(cls)
+        unknown = [name for name in data if name not in types]
+        if unknown:
+            raise ParameterError(f"unknown parameter {', '.join(unknown)}; expected some of {', '.join(types)}")
+        for name, value in data.items():
+            try:
+                msgspec.convert(value, types[name], strict=True)
+            except msgspec.ValidationError as error:
+                raise ParameterError(f"{name} = {value!r}: {error}") from None
+
+    @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a JSON file.  Raises `DataError` where there is none, `ParameterError` where its content is wrong."""
         file = Path(path)

@@ -46,6 +46,8 @@ STAGES: dict[str, str] = {
     "phantom": "apps.phantom.stage",
     "montage": "apps.montage.stage",
     "alignment": "apps.alignment.stage",
+    "masking": "apps.masking.stage",
+    "audit": "apps.audit.stage",
     "ingest": "apps.ingest.stage",
     "partition": "apps.partition.stage",
     "training": "apps.training.stage",
