@@ -181,6 +181,11 @@ class CampaignJobs:
         with self._lock:
             return self._ended.get(key)
 
+    def unfinished(self) -> set[str]:
+        """Keys of the tasks that have a job, of this driver or of an earlier one, which has not ended."""
+        with self._lock:
+            return self._ids.keys() - self._ended.keys()
+
     def workdir(self, key: str) -> Path:
         """Where the job of this task runs (on a machine that sees the site's data folder)."""
         with self._lock:

@@ -23,6 +23,8 @@ COMMANDS = {
         "ensemble.cli.quickstart:quickstart",
         "The whole loop in one command: search, select, deploy, report.",
     ),
+    "run": ("ensemble.cli.run:run", "A pipeline of stages as Balsam jobs: tiles to sections to a masked volume."),
+    "gate": ("ensemble.cli.gate:gate", "Sections that a pipeline's gates hold: list, accept, revoke."),
     "service": ("ensemble.cli.service:service", "The embedded Balsam service: start, stop, status, env, logs."),
     "site": ("ensemble.cli.site:site", "Balsam sites: create, start, stop, ls."),
     "search": ("ensemble.cli.search:search", "Searches: run, watch and resize them, simulate one on virtual nodes."),
@@ -64,6 +66,7 @@ def ensemble(debug: bool) -> None:
     \b
     Examples:
       ensemble quickstart                       everything, on a generated volume, in minutes
+      ensemble run pipelines/phantom.yml        tiles to sections to an aligned, masked volume
       ensemble service start                    the embedded Balsam service alone
       eval "$(ensemble service env)"            ... so that the stock `balsam` command works against it
       ensemble site create laptop --nodes 2     a site on this machine

@@ -49,6 +49,49 @@ class BoxType(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+class MaskType(click.ParamType):
+    """A mask `VOLUME` or `VOLUME=VALUE,...`, as MaskParameters."""
+
+    name = "VOLUME[=VALUE,...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from apps.ffn.masks import MaskParameters
+
+        if isinstance(value, MaskParameters):
+            return value
+        volume, equals, values = value.rpartition("=")
+        if not equals or "." in values:  # every volume's name has a suffix: this = is a part of it
+            return MaskParameters(volume=value)
+        try:
+            numbers = tuple(int(part) for part in values.split(","))
+        except ValueError:
+            numbers = ()
+        if not volume or not numbers:
+            self.fail(f"{value!r}: expected a volume, and integers after its =, for example masks.zarr=1,2", param, ctx)
+        return MaskParameters(volume=volume, values=numbers)
+
+
+class Sections(click.ParamType):
+    """Section numbers `7,9-12`."""
+
+    name = "7,9-12"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        numbers: set[int] = set()
+        for part in value.split(","):
+            first, dash, last = part.strip().partition("-")
+            try:
+                ends = int(first), int(last if dash else first)
+            except ValueError:
+                ends = 0, -1
+            if ends[1] < ends[0] or ends[0] < 0:
+                self.fail(f"{part!r}: expected section numbers, for example 7,9-12", param, ctx)
+            numbers.update(range(ends[0], ends[1] + 1))
+        return tuple(sorted(numbers))
+
+
 def home_option(command: Command) -> Command:
     """`--home`: the folder with the service's state, sites, campaigns and models; given to the command as a Path."""
 

@@ -1,0 +1,176 @@
+"""What a pipeline is: named steps, each a stage with its parameters, its grain and its gate; from YAML or from Python.
+
+    name: block-7
+    steps:
+      montage:
+        stage: montage
+        parameters: {tiles: ./tiles.csv, voxel_size_nm: [40, 8, 8]}
+        gate: {overlap_correlation: 0.4, tiles_connected: 1.0}
+      alignment:
+        stage: alignment
+        parameters: {montage: "${montage.output}"}
+
+`${step.name}` stands for what an earlier step gives: a field of its result, or a place that it writes.  A text that
+begins with ./ or ../ is a path from the pipeline's own folder.  A step waits for those that it names.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from apps.core import quality
+from apps.core.errors import DataError, EnsembleError, ParameterError
+from apps.core.parameters import Parameters
+from apps.core.stage import load_stage
+from ensemble.campaigns import check_name
+from ensemble.pipeline.references import named_steps, with_paths
+
+DEFAULT_GATE: Literal["default"] = "default"
+NO_GATE: Literal["none"] = "none"
+
+
+class Step(Parameters, frozen=True, kw_only=True):
+    """One step of a pipeline."""
+
+    stage: Annotated[str, Meta(description="a stage's name: `python -m apps.<stage> --help` lists its parameters")]
+    parameters: Annotated[dict[str, Any], Meta(description="the stage's parameters; `output` may be left out")] = (
+        msgspec.field(default_factory=dict)
+    )
+    after: Annotated[tuple[str, ...], Meta(description="further steps to wait for, that no parameter names")] = ()
+    grain: Annotated[int, Meta(ge=1, description="sections that one job does, where the stage works by sections")] = 1
+    groups: Annotated[int, Meta(ge=1, description="groups of chunks that one rendering job of an alignment does")] = 4
+    gate: Annotated[
+        dict[str, float] | Literal["default", "none"],
+        Meta(description="measure -> worst value that passes; default: what the stage suggests; none"),
+    ] = DEFAULT_GATE
+    on_held: Annotated[
+        Literal["continue", "wait"],
+        Meta(description="what later steps do while sections are held: go on with the others, or wait"),
+    ] = "continue"
+    num_nodes: Annotated[int, Meta(ge=1, description="nodes of each job")] = 1
+    ranks_per_node: Annotated[int, Meta(ge=1, description="ranks a node of each job")] = 1
+    wall_time_min: Annotated[int, Meta(ge=0, description="estimate for one job in minutes; 0: none")] = 0
+    time_limit_s: Annotated[
+        Annotated[float, Meta(gt=0)] | None, Meta(description="a job that takes longer is ended, as hung")
+    ] = None
+
+    def thresholds(self) -> dict[str, float]:
+        """Measure -> worst value that passes; empty where there is no gate."""
+        if isinstance(self.gate, dict):
+            return self.gate
+        if self.gate == NO_GATE or self.stage not in quality.MODULES:
+            return {}
+        return dict(quality.load_quality(self.stage).default_gate)
+
+
+class Pipeline(Parameters, frozen=True, kw_only=True):
+    """Steps in an order in which each names earlier ones only."""
+
+    name: Annotated[str, Meta(description="of the campaign, and of the folder of its results")]
+    steps: Annotated[dict[str, Step], Meta(min_length=1, description="name -> step")]
+
+    def check(self) -> None:
+        check_name(self.name, "pipeline")
+        earlier: list[str] = []
+        for name, step in self.steps.items():
+            check_name(name, "step")
+            if "/" in name or name in ("quality", "page"):
+                raise ParameterError(f"step {name!r}: the name is taken; give another one")
+            for other in self.needs(name):
+                if other not in earlier:
+                    known = ", ".join(earlier) or "none"
+                    raise ParameterError(f"step {name}: names the step {other!r}; the steps before it are: {known}")
+            _check_step(name, step)
+            earlier.append(name)
+
+    def needs(self, name: str) -> tuple[str, ...]:
+        """The steps that a step waits for, in the order in which it names them."""
+        step = self.steps[name]
+        return tuple(dict.fromkeys([*named_steps(step.parameters), *step.after]))
+
+
+def load_pipeline(path: str | Path) -> tuple[Pipeline, Path]:
+    """The pipeline of a YAML file, or of a Python file that defines `pipeline`; and the folder that paths count from.
+
+    The name is the file's where it gives none.  Raises DataError where the file is missing or cannot be read,
+    ParameterError where it describes no pipeline.
+    """
+    file = Path(path).absolute()
+    if not file.is_file():
+        raise DataError(f"{path}: no such pipeline file; expected YAML, or Python that defines `pipeline`")
+    found = _from_python(file) if file.suffix == ".py" else _from_yaml(file)
+    steps = {
+        name: Step(**{**vars_of(step), "parameters": with_paths(step.parameters, file.parent)})
+        for name, step in found.steps.items()
+    }
+    return Pipeline(name=found.name, steps=steps), file.parent
+
+
+def vars_of(step: Step) -> dict[str, Any]:
+    """Field -> value of a step."""
+    return {name: getattr(step, name) for name in step.__struct_fields__}
+
+
+def _from_yaml(file: Path) -> Pipeline:
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{file}: cannot be read as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ParameterError(f"{file}: expected `name` and `steps`; see docs/workflow.md")
+    return Pipeline.from_json({"name": file.stem, **content}, where=str(file))
+
+
+def _from_python(file: Path) -> Pipeline:
+    spec = importlib.util.spec_from_file_location(f"ensemble_pipeline_{file.stem}", file)
+    assert spec is not None and spec.loader is not None  # a .py file has a loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except EnsembleError:
+        raise
+    except Exception as error:
+        raise DataError(f"{file}: cannot be loaded: {type(error).__name__}: {error}") from error
+    found = getattr(module, "pipeline", None)
+    if not isinstance(found, Pipeline):
+        raise ParameterError(f"{file}: defines no pipeline; expected `pipeline = Pipeline(name=..., steps=...)`")
+    return found
+
+
+class _Loader(yaml.SafeLoader):
+    """A loader that refuses a key given twice, of which YAML would silently drop the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _check_step(name: str, step: Step) -> None:
+    """What can be known to be wrong before any job: the stage, names and types of parameters, measures of the gate."""
+    try:
+        stage = load_stage(step.stage)
+        stage.parameters.check_fields({key: value for key, value in step.parameters.items() if not named_steps(value)})
+        if not named_steps(step.parameters):
+            given = dict(step.parameters)
+            if "output" in stage.parameters.__struct_fields__:
+                given.setdefault("output", "output")
+            stage.parameters.from_json(given, where="parameters")
+        if isinstance(step.gate, dict):
+            for measure in step.gate:
+                quality.load_quality(step.stage).measure(measure)
+    except EnsembleError as error:
+        raise ParameterError(f"step {name}: {error}") from error

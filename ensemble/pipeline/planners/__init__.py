@@ -1,0 +1,25 @@
+"""Which planner plans a stage's steps.  To give a stage one of its own: write it, add it to `planner_for`."""
+
+from __future__ import annotations
+
+from ensemble.pipeline.planners.contract import Planner
+
+
+def planner_for(stage: str, waits_for_tiles: bool = False) -> Planner:
+    """`waits_for_tiles`: sections whose tiles are not all there are still being acquired."""
+    # Only what a pipeline uses is imported: a planner knows its stage, and what that needs.
+    if stage == "montage":
+        from ensemble.pipeline.planners.montage import MontagePlanner
+
+        return MontagePlanner(waits_for_tiles)
+    if stage == "alignment":
+        from ensemble.pipeline.planners.alignment import AlignmentPlanner
+
+        return AlignmentPlanner()
+    if stage == "masking":
+        from ensemble.pipeline.planners.masking import MaskingPlanner
+
+        return MaskingPlanner()
+    from ensemble.pipeline.planners.single import SinglePlanner
+
+    return SinglePlanner()

@@ -1,0 +1,203 @@
+"""Run a pipeline as a campaign: what `ensemble run` does once jobs can be submitted."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.quality import named_sections
+from apps.core.stage import code_version
+from ensemble.campaigns import Campaign
+from ensemble.display import Display, job_folders
+from ensemble.pipeline.definition import Pipeline
+from ensemble.pipeline.engine import Engine, Look, PipelineJobs
+from ensemble.pipeline.page import PageContent, StepLine, write_page
+from ensemble.pipeline.planners.contract import StepPlan
+from ensemble.pipeline.quality_table import quality_table, write_table
+from ensemble.pipeline.references import step_named_by
+
+PAGE_FILE = "quality.html"
+# The table is for whoever watches: not written more often than this while jobs run.
+TABLE_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """How a run ended.
+
+    Attributes:
+        look: the pipeline as it stands.
+        table, page: the quality of its sections.
+        failures: what failed, a sentence each.
+        held: step -> sections that its gate holds.
+    """
+
+    look: Look
+    table: Path
+    page: Path
+    failures: tuple[str, ...]
+    held: dict[str, list[int]]
+
+
+def run_pipeline(
+    pipeline: Pipeline,
+    campaign: Campaign,
+    jobs: PipelineJobs,
+    display: Display,
+    follow_s: float | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> RunReport:
+    """Do what can be done, and write the table and the page; steps are shown as they go on.
+
+    `follow_s`: look again after so many seconds, for sections that have been acquired since, until `stop()`.
+    """
+    engine = Engine(pipeline, campaign.folder, jobs, follow=follow_s is not None)
+    watcher = _Watcher(pipeline, campaign, display)
+    with watcher.shown(jobs):
+        look = engine.run(watcher.see, follow_s, stop)
+    table, page = write_results(pipeline, campaign, look)
+    held = {name: plan.held for name, plan in look.plans.items() if plan.held}
+    return RunReport(look, table, page, tuple(failures_of(look)), held)
+
+
+def write_results(pipeline: Pipeline, campaign: Campaign, look: Look) -> tuple[Path, Path]:
+    """Write the table and the page of quality, each whole; returns their paths."""
+    table = write_table(quality_table(pipeline, look.plans), campaign.folder)
+    return table, write_page(campaign.folder / PAGE_FILE, page_content(pipeline, campaign.name, look))
+
+
+def failures_of(look: Look) -> list[str]:
+    """What failed: jobs with their messages, and steps that could not be planned."""
+    found = [f"step {step}: {message}" for step, message in look.broken.items()]
+    for step in look.plans:
+        found += [f"{o.key} (job {o.job_id}): {o.message} [{o.failure}]" for o in look.failed(step)]
+    return found
+
+
+def page_content(pipeline: Pipeline, name: str, look: Look) -> PageContent:
+    """What the quality page says."""
+    seconds = {step: _node_seconds(pipeline, look, step) for step in look.plans}
+    return PageContent(
+        name=name,
+        table=quality_table(pipeline, look.plans),
+        steps=tuple(
+            StepLine(
+                step,
+                pipeline.steps[step].stage,
+                len(plan.tasks),
+                look.done(step),
+                len(look.failed(step)),
+                len(plan.held),
+                seconds[step],
+            )
+            for step, plan in look.plans.items()
+        ),
+        outputs={step: _places(pipeline, look, step) for step in look.plans},
+        true_errors=_true_errors(pipeline, look),
+        provenance={"code version": code_version(), "host": platform.node(), "written": time.strftime("%F %T %z")},
+        commands=(
+            (f"ensemble gate ls {name}", "sections that gates hold"),
+            (f"balsam job ls --tag campaign={name}", "its Balsam jobs (after `ensemble service env`)"),
+        ),
+    )
+
+
+def _places(pipeline: Pipeline, look: Look, step: str) -> dict[str, str]:
+    """Where the step's results, and what they were made of, lie: all that is a text among its values and parameters."""
+    definition, plan = pipeline.steps[step], look.plans[step]
+    done = [task for task in plan.tasks if isinstance(task.parameters, dict)]
+    read = done[0].parameters if done else {}
+    texts = {name: value for name, value in {**read, **plan.values}.items() if isinstance(value, str)}
+    if plan.content:
+        texts["first_section"] = str(min(plan.content))
+    return {"stage": definition.stage, **texts}
+
+
+def _true_errors(pipeline: Pipeline, look: Look) -> pd.DataFrame | None:
+    """Columns step, section, error, where the pipeline audits a phantom; None elsewhere."""
+    tables = []
+    for name, step in pipeline.steps.items():
+        errors = look.plans[name].values.get("errors") if step.stage == "audit" else None
+        if errors is None or not Path(errors).is_file():
+            continue
+        table = pd.read_csv(errors)
+        audited = {stage: step_named_by(step.parameters, stage) for stage in table["stage"].unique()}
+        tables.append(table.assign(step=table["stage"].map(audited)).dropna(subset="step"))
+    return pd.concat(tables)[["step", "section", "error"]] if tables else None
+
+
+def _node_seconds(pipeline: Pipeline, look: Look, step: str) -> float:
+    total = 0.0
+    for task in look.plans[step].tasks:
+        outcome = look.outcomes.get(task.key)
+        if outcome is not None and outcome.record is not None:
+            cost = outcome.record["cost"]
+            total += (cost["end"] - cost["start"]) * task.num_nodes
+    return total
+
+
+class _Watcher:
+    """Shows a run: a bar a step, a line for whatever is held or failed; keeps the table up to date while jobs run, and
+    the page whenever nothing is left to do for now.
+    """
+
+    def __init__(self, pipeline: Pipeline, campaign: Campaign, display: Display) -> None:
+        self._pipeline, self._campaign, self._display = pipeline, campaign, display
+        self._updates: dict[str, Callable[[int, int], None]] = {}
+        self._said: set[tuple[str, ...]] = set()
+        self._written = 0.0
+        self._look: Look | None = None
+
+    @contextlib.contextmanager
+    def shown(self, jobs: PipelineJobs) -> Iterator[None]:
+        """Bars for the steps, and under them for the jobs that run."""
+        *first, last = self._pipeline.steps
+        with contextlib.ExitStack() as stack:
+            for name in first:
+                self._updates[name] = stack.enter_context(self._display.phase(name))
+            running = self._display.phase(last, lambda: job_folders(jobs, self._look.running if self._look else ()))
+            self._updates[last] = stack.enter_context(running)
+            yield
+
+    def see(self, look: Look) -> None:
+        before, self._look = self._look, look
+        for name, plan in look.plans.items():
+            if plan.tasks:
+                self._updates[name](look.done(name), len(plan.tasks))
+            self._say_sections(name, plan)
+        for sentence in failures_of(look):
+            self._say((sentence,), sentence)
+        if not look.running and before is not None and before.running:
+            write_results(self._pipeline, self._campaign, look)
+        elif time.monotonic() - self._written > TABLE_EVERY_S:
+            write_table(quality_table(self._pipeline, look.plans), self._campaign.folder)
+            self._written = time.monotonic()
+
+    def _say_sections(self, step: str, plan: StepPlan) -> None:
+        """What became of sections that do not go on, those that miss the same in one line."""
+        alike: dict[str, list[int]] = {}
+        for number, status in plan.sections.items():
+            if status.state == "held":
+                why = f"held for {', '.join(miss.measure for miss in status.missed)}"
+            elif status.state == "absent" and status.reasons:
+                why = f"absent: {'; '.join(status.reasons)}"
+            else:
+                continue
+            if (step, str(number), why) not in self._said:
+                self._said.add((step, str(number), why))
+                alike.setdefault(why, []).append(number)
+        for why, numbers in alike.items():
+            which = f"section {numbers[0]}" if len(numbers) == 1 else f"sections {named_sections(numbers)}"
+            self._display.say(f"{step}: {which} {why}")
+
+    def _say(self, about: tuple[str, ...], sentence: str) -> None:
+        """Once, whatever else changes."""
+        if about not in self._said:
+            self._said.add(about)
+            self._display.say(sentence)

@@ -1,0 +1,161 @@
+"""`ensemble run` and `ensemble gate` without a service: what is said of bad input, and what gates list and accept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from analysis.quality import COLUMNS
+from ensemble.campaigns import CampaignPlan, create_campaign
+from ensemble.display import Display
+from ensemble.pipeline.definition import Pipeline
+from ensemble.pipeline.gates import load_acceptances
+from ensemble.pipeline.quality_table import write_table
+from ensemble.pipeline.run import run_pipeline
+from tests.ensemble.pipeline.in_process import StageJobs
+from tests.ensemble.pipeline.microscope import ALIGNMENT, MONTAGE, acquire, list_sections, spoil
+from tests.ensemble.test_cli import call
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home with a campaign whose table says that sections 3 and 5 are held, and 7 was accepted."""
+    folder = tmp_path / "home"
+    campaign = create_campaign(folder, CampaignPlan(name="block"), tmp_path / "out")
+    rows = [
+        (
+            "montage",
+            "montage",
+            section,
+            "overlap_correlation",
+            value,
+            "",
+            "higher",
+            0.4,
+            value >= 0.4,
+            state,
+            "words",
+            "",
+        )
+        for section, value, state in ((3, 0.2, "held"), (4, 0.8, "passed"), (5, 0.3, "held"), (7, 0.1, "accepted"))
+    ]
+    write_table(pd.DataFrame(rows, columns=list(COLUMNS)), campaign.folder)
+    return folder
+
+
+def gate(capsys: Capture, home: Path, *arguments: str) -> tuple[int, str, str]:
+    return call(capsys, "gate", *arguments, "--home", str(home))
+
+
+def test_ls_names_what_is_held_and_why(capsys: Capture, home: Path) -> None:
+    code, out, _ = gate(capsys, home, "ls", "block")
+    assert code == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:5]] for line in out.splitlines() if "│ montage" in line]
+    assert [row[:3] for row in rows] == [
+        ["montage", "3", "held"],
+        ["montage", "5", "held"],
+        ["montage", "7", "accepted"],
+    ]
+    assert rows[0][3].startswith("overlap correlation is 0.200; its gate wants")
+
+
+def test_accept_takes_the_sections_named_as_they_were_measured(capsys: Capture, home: Path, tmp_path: Path) -> None:
+    code, out, _ = gate(capsys, home, "accept", "block", "montage", "--sections", "5", "--reason", "looked at")
+    assert code == 0 and "accepted 1" in out
+    (accepted,) = load_acceptances(tmp_path / "out").accepted
+    assert (accepted.step, accepted.section, accepted.reason) == ("montage", 5, "looked at")
+    assert accepted.values == {"overlap_correlation": 0.3}
+    assert gate(capsys, home, "accept", "block", "montage", "--all")[0] == 0
+    assert [each.section for each in load_acceptances(tmp_path / "out").accepted] == [3, 5]
+    assert gate(capsys, home, "revoke", "block", "montage", "--sections", "3-5")[0] == 2  # 4 never was
+    assert gate(capsys, home, "revoke", "block", "montage", "--sections", "3,5")[0] == 0
+    assert load_acceptances(tmp_path / "out").accepted == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("ls", "nothing"), "no such campaign"),
+        (("accept", "block", "montage"), "give either --sections 7,9-12 or --all"),
+        (("accept", "block", "montage", "--all", "--sections", "3"), "give either"),
+        (
+            ("accept", "block", "montage", "--sections", "3-4"),
+            "sections [4]: its gate does not hold them; it holds 3, 5",
+        ),
+        (("accept", "block", "montaje", "--all"), "no such step; the table has montage"),
+        (("accept", "block", "montage", "--sections", "7-"), "expected section numbers"),
+        (("accept", "block", "montage", "--sections", "9-7"), "expected section numbers"),
+        (("revoke", "block", "montage"), "give --sections"),
+    ],
+)
+def test_bad_input_is_named(capsys: Capture, home: Path, arguments: tuple[str, ...], message: str) -> None:
+    code, _, err = gate(capsys, home, *arguments)
+    assert code == 2 and message in err
+
+
+def test_without_a_table_there_is_nothing_to_accept(capsys: Capture, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "quality.csv").unlink()
+    code, _, err = gate(capsys, home, "ls", "block")
+    assert code == 2 and "quality.csv" in err and "`ensemble run` writes it" in err
+
+
+def test_a_pipeline_that_cannot_work_is_refused_before_anything_is_made(capsys: Capture, tmp_path: Path) -> None:
+    file = tmp_path / "flow.yml"
+    file.write_text("steps:\n  montage: {stage: montage, parameters: {tile: x}}\n")
+    code, _, err = call(capsys, "run", str(file), "--home", str(tmp_path / "home"), "--out", str(tmp_path / "out"))
+    assert code == 2 and "unknown parameter tile" in err
+    assert not (tmp_path / "home").exists() and not (tmp_path / "out").exists()
+    code, _, err = call(capsys, "run", str(tmp_path / "none.yml"))
+    assert code == 2 and "no such pipeline file" in err
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(capsys: Capture, tmp_path: Path) -> None:
+    file = tmp_path / "flow.yml"
+    (tmp_path / "tiles.csv").write_text("path,section,x,y\na.tif,0,0,0\nb.tif,1,0,0\n")
+    file.write_text("steps:\n  montage: {stage: montage, parameters: {tiles: ./tiles.csv}}\n")
+    code, out, _ = call(capsys, "run", str(file), "--dry-run", "--out", str(tmp_path / "out"))
+    assert code == 0 and "nothing was done" in out and not (tmp_path / "out").exists()
+    (row,) = [line for line in out.splitlines() if "montage" in line]
+    assert [cell.strip() for cell in row.split("│")[1:6]] == ["montage", "montage", "2", "0", "0"]
+
+
+def test_what_is_said_and_written_while_a_pipeline_runs(tmp_path: Path) -> None:
+    table = acquire(tmp_path)
+    list_sections(table, tmp_path / "some.csv", 4)
+    spoil(table, 2)
+    pipeline = Pipeline.from_json(
+        {
+            "name": "block",
+            "steps": {
+                "montage": {
+                    "stage": "montage",
+                    "parameters": {"tiles": str(tmp_path / "some.csv"), **MONTAGE},
+                    "gate": {"overlap_correlation": 0.6},
+                },
+                "alignment": {
+                    "stage": "alignment",
+                    "parameters": {"montage": "${montage.output}", **ALIGNMENT},
+                    "gate": "none",
+                },
+            },
+        }
+    )
+    campaign = create_campaign(tmp_path / "home", CampaignPlan(name="block"), tmp_path / "out")
+    with (tmp_path / "log").open("w") as stream, Display(Console(file=stream, width=200)) as display:
+        report = run_pipeline(pipeline, campaign, StageJobs(), display)
+    log = (tmp_path / "log").read_text()
+    assert report.held == {"montage": [2]} and report.failures == ()
+    assert "montage: section 2 held for overlap_correlation" in log
+    assert "alignment: section 2 absent: held at step montage" in log
+    page = report.page.read_text()
+    assert "ensemble gate accept block montage --sections 2" in page and "held at step montage" in page
+    states = pd.read_csv(report.table).drop_duplicates(["step", "section"]).set_index(["step", "section"])["state"]
+    assert states.to_dict() == {
+        **{("montage", n): "held" if n == 2 else "passed" for n in range(4)},
+        **{("alignment", n): "absent" if n == 2 else "passed" for n in range(4)},
+    }
