@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Before anything imports numpy: small matrices gain nothing from more threads, and these wait for each other busily.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -27,6 +27,8 @@ from ensemble.pipeline.references import resolve, step_named_by
 from ensemble.workflow import Jobs
 
 WAIT_S = 0.5
+# Of the driver's time, as much may go into looking.
+SHARE = 0.25
 
 Plans = dict[str, StepPlan]
 
@@ -97,6 +99,7 @@ class Engine:
         `next_look_s`: then look again after so many seconds, for sections that have come and gates that were opened,
         until `stop()`; None does not.
         """
+        begin = time.monotonic()
         look = self._submit_new(self.look())
         on_look(look)
         looked = time.monotonic()
@@ -106,8 +109,12 @@ class Engine:
                 time.sleep(WAIT_S)
             for future in ended:
                 future.result()  # raises where the service is lost
+            # A look at ten thousand sections takes seconds: it may have its share of the time, and no more.
+            if ended:
+                time.sleep(max(0.0, looked + (looked - begin) * (1 / SHARE - 1) - time.monotonic()))
             due = next_look_s is not None and time.monotonic() - looked >= next_look_s
             if ended or due or self._gates_changed():
+                begin = time.monotonic()
                 look = self._submit_new(self.look())
                 on_look(look)
                 looked = time.monotonic()

@@ -6,6 +6,7 @@ them, and with them once they are accepted.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -84,6 +85,7 @@ class _Work:
             "last": numbers[-1] if parameters.last is None else parameters.last,
         }
         self._numbers = [n for n in numbers if self._span["first"] <= n <= self._span["last"]]
+        self._left_out = [n for n in self._numbers if not before[n].goes_on]
         self._matches: list[Task] = []
         self.scored: str | None = None
 
@@ -131,11 +133,11 @@ class _Work:
     def _window(self, part: list[int]) -> list[int]:
         """The sections of the part, and those before that they may be matched with: twice the reach, for sections
         between that turn out to be of no use."""
-        earlier = [n for n in self._numbers if n < part[0]]
-        return [*earlier[-2 * self._reach :], *(n for n in self._numbers if part[0] <= n <= part[-1])]
+        first, end = bisect_left(self._numbers, part[0]), bisect_right(self._numbers, part[-1])
+        return self._numbers[max(0, first - 2 * self._reach) : end]
 
     def _held(self, last: int) -> list[int]:
-        return [n for n in self._numbers if n <= last and not self._before[n].goes_on]
+        return self._left_out[: bisect_right(self._left_out, last)]
 
     def _for(self, action: str, **more: Any) -> dict[str, Any]:
         return {**self._context.parameters, "action": action, **more}
