@@ -19,7 +19,7 @@ from apps.core.boxes import Box, Triple, tiles
 from apps.core.progress import silent
 from apps.ffn.segmenter import Segmentation
 from apps.ffn.settings import InferenceSettings
-from apps.inference.segment import Options, inference_network, segment_boxes
+from apps.inference.segment import NetworkSource, Options, inference_network, segment_boxes
 from benchmarks.ffn_inference import Case, given, synthetic
 from benchmarks.harness import Figure, benchmark_with_options
 
@@ -58,7 +58,7 @@ def sweep(case: Case, shape: Triple, count: int, batches: list[int], fovs: int) 
     from apps.ffn.tensorflow_canvas import has_gpu
 
     settings = InferenceSettings.from_json(case.settings["fast"].to_dict() | {"fovs_per_object": fovs})
-    network = inference_network(case.checkpoint, settings, case.threads)
+    source = NetworkSource.running(inference_network(case.checkpoint, settings, case.threads))
     whole = [box for box in tiles(case.image.box, shape) if box.shape == shape]
     if not whole:
         raise SystemExit(f"--subvolume {shape}: the image has the shape {case.image.shape} and holds none of that size")
@@ -71,7 +71,7 @@ def sweep(case: Case, shape: Triple, count: int, batches: list[int], fovs: int) 
         def segment(part: list[Box], batch: int = batch, found: list[Segmentation] = found) -> None:
             found.clear()
             segment_boxes(
-                network,
+                source,
                 case.image,
                 part,
                 case.normalisation,

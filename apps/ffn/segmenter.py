@@ -94,7 +94,7 @@ class Counters:
 class Segmentation:
     """`labels` zyx uint32, 0 for none, objects 1..n in the order in which they were made; `tried`: (seed, steps) in
     order of every seed that was flooded; `truncated`: the bound on steps ended it; `probability`: uint8 in 255ths of
-    the object that holds the voxel, where it was asked for."""
+    the object that holds the voxel, where it was asked for; `excluded`: where masks kept objects out, None without."""
 
     labels: NDArray[np.uint32]
     objects: list[SegmentedObject]
@@ -102,6 +102,7 @@ class Segmentation:
     tried: list[tuple[Triple, int]]
     truncated: bool
     probability: NDArray[np.uint8] | None = None
+    excluded: NDArray[np.bool_] | None = None
 
 
 @dataclass
@@ -168,6 +169,11 @@ class Segmenter:
         return self._next_seed / max(1, len(self._seeds))
 
     @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to look at, so that `propose` would give nothing."""
+        return self._flood is None and self._admitted() is None
+
+    @property
     def steps(self) -> int:
         """Looks of the network so far."""
         return self._counters.steps + (self._flood.steps if self._flood else 0)
@@ -221,7 +227,9 @@ class Segmenter:
         labels = np.maximum(self._labels, 0).astype(np.uint32)
         seed, model, other = self._seconds.tolist()
         counters = replace(self._counters, seed_seconds=seed, model_seconds=model, other_seconds=other)
-        return Segmentation(labels, self._objects, counters, self._tried, self._exhausted(), self._probability)
+        return Segmentation(
+            labels, self._objects, counters, self._tried, self._exhausted(), self._probability, self._excluded
+        )
 
     def _exhausted(self) -> bool:
         return self._max_steps is not None and self.steps >= self._max_steps

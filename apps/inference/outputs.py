@@ -7,18 +7,45 @@ that is there, the subvolume is done.  While it is worked on, `.NAME.flooding` i
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
 from apps.core.boxes import Box, Triple
 from apps.core.errors import DataError, ParameterError
 from apps.core.files import write_atomically
 from apps.core.parameters import Result
+from apps.core.subvolumes import Subvolume
 from apps.core.volumes import VoxelSize, write_volume
 from apps.ffn.segmenter import Segmentation, SegmentedObject
+
+
+class MaskedVoxels(Result, frozen=True, kw_only=True):
+    """How much of a box the masks kept out: no voxel of that was the centre of a field of view or got an object."""
+
+    voxels: Annotated[int, Meta(description="voxels of the box")]
+    excluded: Annotated[int, Meta(description="those of them that the masks exclude")]
+    share: Annotated[float, Meta(description="excluded / voxels")]
+
+    @classmethod
+    def of(cls, voxels: int, excluded: int) -> MaskedVoxels:
+        return cls(voxels=voxels, excluded=excluded, share=excluded / voxels)
+
+    @classmethod
+    def count(cls, excluded: NDArray[np.bool_] | None, box: Box, within: Box) -> MaskedVoxels:
+        """Of `box`, where `excluded` is of the shape of `within`, a box around it; None where there is no mask."""
+        kept_out = 0 if excluded is None else int(np.count_nonzero(excluded[box.slices(within.offset)]))
+        return cls.of(box.size, kept_out)
+
+    @classmethod
+    def total(cls, parts: Iterable[MaskedVoxels]) -> MaskedVoxels:
+        """The sum over boxes, of which there is at least one; what two of them share counts twice."""
+        known = list(parts)
+        return cls.of(sum(part.voxels for part in known), sum(part.excluded for part in known))
 
 
 class SubvolumeResult(Result, frozen=True, kw_only=True):
@@ -40,6 +67,8 @@ class SubvolumeResult(Result, frozen=True, kw_only=True):
     wasted_steps: Annotated[int, Meta(description="those of them in seeds that gave no object")]
     rejected: Annotated[int, Meta(description="seeds whose object was too weak or too small")]
     truncated: Annotated[bool, Meta(description="whether the bound on steps ended the segmentation")]
+    masked_read: Annotated[MaskedVoxels, Meta(description="what the masks kept out of the box that was segmented")]
+    masked_write: Annotated[MaskedVoxels, Meta(description="what they kept out of the write box")]
     seed_seconds: Annotated[float, Meta(description="seconds in the seed policy, in the process that ended it")]
     model_seconds: Annotated[float, Meta(description="seconds in the network, in the process that ended it")]
     other_seconds: Annotated[float, Meta(description="seconds of flood filling outside of the network, likewise")]
@@ -75,8 +104,11 @@ def finished(output: Path, identity: str) -> SubvolumeResult | None:
     return summary.result if summary.identity == identity else None
 
 
-def store(output: Path, box: Box, found: Segmentation, voxel_size: VoxelSize, identity: str) -> SubvolumeResult:
+def store(
+    output: Path, subvolume: Subvolume, found: Segmentation, voxel_size: VoxelSize, identity: str
+) -> SubvolumeResult:
     """Write all of it, the summary last.  An older summary goes first: it must not speak for what is new."""
+    box = subvolume.read_box
     summary_path(output).unlink(missing_ok=True)
     table, probability = output.with_suffix(".parquet"), None
     write_volume(output, found.labels, voxel_size)
@@ -97,6 +129,8 @@ def store(output: Path, box: Box, found: Segmentation, voxel_size: VoxelSize, id
         wasted_steps=counters.wasted_steps,
         rejected=counters.weak + counters.small,
         truncated=found.truncated,
+        masked_read=MaskedVoxels.count(found.excluded, box, box),
+        masked_write=MaskedVoxels.count(found.excluded, subvolume.write_box, box),
         seed_seconds=counters.seed_seconds,
         model_seconds=counters.model_seconds,
         other_seconds=counters.other_seconds,

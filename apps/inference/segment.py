@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,40 @@ if TYPE_CHECKING:
 
 CanvasKind = Literal["auto", "host", "device"]
 Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class NetworkSource:
+    """A network that may not run yet: it starts when there is something to look at.
+
+    Attributes:
+        model: its description.
+        threads: of its backend, and of the seed policies.
+        start: gives the network that runs.
+    """
+
+    model: ModelParameters
+    threads: int
+    start: Callable[[], Network]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, settings: InferenceSettings, threads: int) -> NetworkSource:
+        """The network of a checkpoint in the precision of the settings."""
+        return cls(checkpoint.model, threads, lambda: inference_network(checkpoint, settings, threads))
+
+    @classmethod
+    def running(cls, network: Network) -> NetworkSource:
+        """One that was started before."""
+        return cls(network.model, network.threads, lambda: network)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A box about to be flooded; `image` (normalised) is None where there is nothing to look at."""
+
+    number: int
+    segmenter: Segmenter
+    image: Array | None
 
 
 @dataclass(frozen=True)
@@ -76,9 +111,7 @@ def segment_box(
     report: Reporter,
 ) -> Segmentation:
     """Segment `box` (volume coordinates) with a checkpoint; origins in the result are relative to the box."""
-    check_image(image, box, checkpoint.model)
-    network = inference_network(checkpoint, settings, threads)
-    return segment_with(network, image, box, normalisation, settings, report)
+    return _segment_one(NetworkSource.of(checkpoint, settings, threads), image, box, normalisation, settings, report)
 
 
 def inference_network(checkpoint: Checkpoint, settings: InferenceSettings, threads: int) -> Network:
@@ -99,15 +132,27 @@ def segment_with(
     options: Options | None = None,
 ) -> Segmentation:
     """Segment `box` (volume coordinates) with a network that runs; its precision is the network's own."""
+    return _segment_one(NetworkSource.running(network), image, box, normalisation, settings, report, options)
+
+
+def _segment_one(
+    source: NetworkSource,
+    image: Volume,
+    box: Box,
+    normalisation: tuple[float, float],
+    settings: InferenceSettings,
+    report: Reporter,
+    options: Options | None = None,
+) -> Segmentation:
     found: list[Segmentation] = []
     segment_boxes(
-        network, image, [box], normalisation, settings, options or Options(), lambda _, done: found.append(done), report
+        source, image, [box], normalisation, settings, options or Options(), lambda _, done: found.append(done), report
     )
     return found[0]
 
 
 def segment_boxes(
-    network: Network,
+    source: NetworkSource,
     image: Volume,
     boxes: Sequence[Box],
     normalisation: tuple[float, float],
@@ -119,36 +164,38 @@ def segment_boxes(
 ) -> None:
     """Segment several boxes, on a device in common batches; `on_done(i, segmentation)` is called as each one ends.
 
+    The network is started with the first box that has something to look at; one that masks exclude ends at once.
     `open_log(i)` gives the log that lets a killed segmentation of box i go on.  Raises DataError before any long work
     where a box cannot work, DivergedError where the network gives NaN.
     """
     for box in boxes:
-        check_image(image, box, network.model)
-    canvas = make_canvas(network, settings, options, boxes)
+        check_image(image, box, source.model)
     opened: list[Segmenter] = []
     done = 0
 
-    def prepare(number: int) -> Subvolume:
+    def prepare(number: int) -> _Prepared:
         box, begin = boxes[number], time.perf_counter()
         excluded = read_masks(options.masks, box)
-        voxels = normalise(image.read(box), normalisation)
-        seeds = find_seeds(
-            settings.seed_policy,
-            voxels,
-            image.voxel_size_nm or (1.0, 1.0, 1.0),
-            network.model.margin,
-            reverse=settings.reverse_seeds,
-            excluded=excluded,
-            grid_step=settings.grid_step,
-            separation=settings.seed_separation,
-            threads=network.threads,
-        )
+        voxels, seeds = None, np.zeros((0, 3), np.int64)
+        if excluded is None or leaves_room(excluded, source.model):
+            voxels = normalise(image.read(box), normalisation)
+            seeds = find_seeds(
+                settings.seed_policy,
+                voxels,
+                image.voxel_size_nm or (1.0, 1.0, 1.0),
+                source.model.margin,
+                reverse=settings.reverse_seeds,
+                excluded=excluded,
+                grid_step=settings.grid_step,
+                separation=settings.seed_separation,
+                threads=source.threads,
+            )
         seconds = time.perf_counter() - begin
         log = open_log(number) if open_log else None
         segmenter = Segmenter(
             box.shape,
             seeds,
-            network.model,
+            source.model,
             settings,
             excluded=excluded,
             probability=options.probability,
@@ -157,29 +204,46 @@ def segment_boxes(
         for outcome in log.outcomes() if log else ():
             segmenter.restore(outcome)
         segmenter.spend(seed=seconds)
-        return Subvolume(number, voxels, segmenter)
+        return _Prepared(number, segmenter, None if segmenter.finished else voxels)
 
     def prepared() -> Iterator[Subvolume]:
         """Each box's image and seeds, made in a thread while the one before is flooded."""
         with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(prepare, 0)
             for number in range(len(boxes)):
-                subvolume = ahead.result()
+                item = ahead.result()
                 if number + 1 < len(boxes):
                     ahead = pool.submit(prepare, number + 1)
-                opened.append(subvolume.segmenter)
-                yield subvolume
+                if item.image is None:
+                    end(number, item.segmenter)
+                    continue
+                opened.append(item.segmenter)
+                yield Subvolume(number, item.image, item.segmenter)
 
-    def end(subvolume: Subvolume) -> None:
+    def end(number: int, segmenter: Segmenter) -> None:
         nonlocal done
         done += 1
+        on_done(number, segmenter.result())
+        tell()
+
+    def flooded(subvolume: Subvolume) -> None:
         opened.remove(subvolume.segmenter)
-        on_done(subvolume.number, subvolume.segmenter.result())
+        end(subvolume.number, subvolume.segmenter)
 
     def tell() -> None:
         report(done + sum(segmenter.progress for segmenter in opened), len(boxes), "segmenting")
 
-    flood(prepared(), canvas, end, tell)
+    subvolumes = prepared()
+    first = next(subvolumes, None)
+    if first is not None:
+        canvas = make_canvas(source.start(), settings, options, boxes)
+        flood(itertools.chain([first], subvolumes), canvas, flooded, tell)
+
+
+def leaves_room(excluded: NDArray[np.bool_], model: ModelParameters) -> bool:
+    """Whether a field of view fits into the box around some voxel that no mask excludes; `excluded` zyx, of the box."""
+    inner = tuple(slice(m, n - m) for m, n in zip(model.margin, excluded.shape, strict=True))
+    return not excluded[inner].all()
 
 
 def make_canvas(network: Network, settings: InferenceSettings, options: Options, boxes: Sequence[Box]) -> Canvas:

@@ -12,14 +12,15 @@ from apps.core.errors import DataError, ParameterError
 from apps.core.parameters import Parameters, Result, json_hash
 from apps.core.progress import Reporter
 from apps.core.stage import Stage, code_version
+from apps.core.subvolumes import Subvolume
 from apps.core.volumes import Volume, absolute_volume, content_hash, open_volume
 from apps.ffn.checkpoint import Checkpoint, load_checkpoint, weights_digest
 from apps.ffn.flood_log import FloodLog
 from apps.ffn.masks import MaskParameters, check_masks
 from apps.ffn.segmenter import Segmentation
 from apps.ffn.settings import InferenceSettings
-from apps.inference.outputs import SubvolumeResult, finished, log_path, store, written_for
-from apps.inference.segment import CanvasKind, Options, check_image, inference_network, segment_boxes
+from apps.inference.outputs import MaskedVoxels, SubvolumeResult, finished, log_path, store, written_for
+from apps.inference.segment import CanvasKind, NetworkSource, Options, check_image, segment_boxes
 
 # HDF5 does not say its voxel size; what is written then says one nanometre a voxel.
 _UNKNOWN_VOXEL_SIZE = (1.0, 1.0, 1.0)
@@ -29,11 +30,21 @@ class SubvolumeTarget(Parameters, frozen=True, kw_only=True):
     """One subvolume to segment."""
 
     box: Annotated[Box, Meta(description="what to segment, in voxels of the image: the subvolume's read box")]
+    write_box: Annotated[
+        Box | None,
+        Meta(description="what of it the subvolume owns, for the count of what masks keep out; null: all of it"),
+    ] = None
     output: Annotated[str, Meta(description="where the segmentation goes: NAME.zarr; its objects to NAME.parquet")]
 
     def check(self) -> None:
         if not self.output.endswith(".zarr"):
             raise ParameterError(f"output {self.output!r}: expected a name that ends in .zarr")
+        _ = self.subvolume  # which checks its boxes
+
+    @property
+    def subvolume(self) -> Subvolume:
+        """Its boxes."""
+        return Subvolume(read_box=self.box, write_box=self.write_box or self.box)
 
 
 class InferenceParameters(Parameters, frozen=True, kw_only=True):
@@ -80,6 +91,11 @@ class InferenceResult(Result, frozen=True, kw_only=True):
     wasted_steps: Annotated[int, Meta(description="those of them in seeds that gave no object")]
     rejected: Annotated[int, Meta(description="seeds whose object was too weak or too small")]
     truncated: Annotated[bool, Meta(description="whether the bound on steps ended one of the segmentations")]
+    without_look: Annotated[int, Meta(description="subvolumes with nothing to look at: they needed no network")]
+    masked_read: Annotated[
+        MaskedVoxels, Meta(description="what the masks kept out of the boxes; where boxes overlap it counts again")
+    ]
+    masked_write: Annotated[MaskedVoxels, Meta(description="what they kept out of the write boxes")]
     seed_seconds: Annotated[float, Meta(description="seconds in the seed policy")]
     model_seconds: Annotated[float, Meta(description="seconds in the network")]
     other_seconds: Annotated[float, Meta(description="seconds of flood filling outside of the network")]
@@ -88,6 +104,8 @@ class InferenceResult(Result, frozen=True, kw_only=True):
 
 def run(parameters: InferenceParameters, report: Reporter) -> InferenceResult:
     """Segment the subvolumes, those excepted that an earlier run of the same parameters has finished.
+
+    The network starts when there is something to look at: never, where masks leave no place for a seed.
 
     Raises DataError and ParameterError, before any long work, where image, box, mask, model or output cannot work.
     """
@@ -116,11 +134,11 @@ def run(parameters: InferenceParameters, report: Reporter) -> InferenceResult:
     def keep(place: int, found: Segmentation) -> None:
         number = todo[place]
         target, voxel_size = parameters.subvolumes[number], image.voxel_size_nm or _UNKNOWN_VOXEL_SIZE
-        done[number] = store(outputs[number], target.box, found, voxel_size, identities[number])
+        done[number] = store(outputs[number], target.subvolume, found, voxel_size, identities[number])
         logs.pop(place).remove()
 
     if todo:
-        network = inference_network(checkpoint, parameters.settings, parameters.threads)
+        source = NetworkSource.of(checkpoint, parameters.settings, parameters.threads)
         options = Options(
             masks=parameters.masks,
             probability=parameters.probability,
@@ -128,7 +146,7 @@ def run(parameters: InferenceParameters, report: Reporter) -> InferenceResult:
             batch=parameters.batch,
         )
         boxes = [parameters.subvolumes[number].box for number in todo]
-        segment_boxes(network, image, boxes, normalisation, parameters.settings, options, keep, report, open_log)
+        segment_boxes(source, image, boxes, normalisation, parameters.settings, options, keep, report, open_log)
     return _sum(parameters, [done[number] for number in range(len(outputs))])
 
 
@@ -191,6 +209,9 @@ def _sum(parameters: InferenceParameters, parts: list[SubvolumeResult]) -> Infer
         wasted_steps=sum(part.wasted_steps for part in parts),
         rejected=sum(part.rejected for part in parts),
         truncated=any(part.truncated for part in parts),
+        without_look=sum(part.steps == 0 for part in parts),
+        masked_read=MaskedVoxels.total(part.masked_read for part in parts),
+        masked_write=MaskedVoxels.total(part.masked_write for part in parts),
         seed_seconds=sum(part.seed_seconds for part in parts),
         model_seconds=sum(part.model_seconds for part in parts),
         other_seconds=sum(part.other_seconds for part in parts),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from apps.core.boxes import Box, Triple
-from ensemble.cli.options import BoxType, Numbers, home_option, site_option, wall_time_option, workers_option
+from ensemble.cli.options import BoxType, MaskType, Numbers, home_option, site_option, wall_time_option, workers_option
+
+if TYPE_CHECKING:
+    from apps.ffn.masks import MaskParameters
 
 
 @click.command()
@@ -27,6 +31,14 @@ from ensemble.cli.options import BoxType, Numbers, home_option, site_option, wal
     show_default=True,
     help="Subvolumes that one job segments; on a GPU they share its batches: give dozens.",
 )
+@click.option(
+    "--mask",
+    "masks",
+    type=MaskType(),
+    multiple=True,
+    help="Where no object may be: a volume on the image's grid, and which of its values say so (all but 0 if none are "
+    "given); may be given several times.",
+)
 @click.option("--labels", help="Ground truth: score the result against it.")
 @click.option(
     "--voxel-size", "voxel_size_nm", type=Numbers(float), help="Voxel size in nm, for volumes that do not say."
@@ -44,6 +56,7 @@ def deploy(
     subvolume: Triple,
     overlap: Triple,
     subvolumes_per_job: int,
+    masks: tuple[MaskParameters, ...],
     labels: str | None,
     voxel_size_nm: tuple[float, float, float] | None,
     campaign_name: str | None,
@@ -61,9 +74,10 @@ def deploy(
       ensemble deploy demo@champion --site laptop --image em.zarr --out segmentation.zarr
       ensemble deploy demo:2 --site laptop --image em.h5:raw --labels em.h5:labels --voxel-size 10,10,10 \\
           --box 0:96,0:128,0:128 --subvolume 64,64,64 --out part.zarr
+      ensemble deploy demo --site laptop --image em.zarr --mask masks.zarr=1,2,3 --out segmentation.zarr
     """
     from ensemble.campaigns import CampaignPlan, create_campaign, list_campaigns, open_campaign
-    from ensemble.deployment import deployment_of, plan_deployment, run_deployment
+    from ensemble.deployment import deployment_of, kept_out, plan_deployment, run_deployment
     from ensemble.display import Display
     from ensemble.models import find_model
     from ensemble.session import check_site, open_session
@@ -78,6 +92,7 @@ def deploy(
         subvolume=subvolume,
         overlap=overlap,
         subvolumes_per_job=subvolumes_per_job,
+        masks=masks,
         labels=labels,
         voxel_size_nm=voxel_size_nm,
     )
@@ -90,6 +105,8 @@ def deploy(
         records = run_deployment(deployment, jobs, display)
     merged = records["reconciliation"]["result"]
     click.echo(f"segmentation: {merged['segmentation']} ({merged['objects']} objects)")
+    if masks:
+        click.echo(f"masks: {kept_out(records['inference'])}")
     if "evaluation" in records:
         result = records["evaluation"]["result"]
         for name, scores in {"model": result["scores"], **result["baselines"]}.items():

@@ -28,6 +28,7 @@ from apps.ffn.checkpoint import CheckpointInfo, save_checkpoint
 from apps.ffn.masks import MaskParameters
 from apps.ffn.model import ModelParameters, Weights, initial_weights
 from apps.ffn.settings import InferenceSettings
+from apps.inference import segment
 from apps.inference.outputs import SubvolumeResult, log_path, summary_path
 from apps.inference.stage import STAGE, InferenceParameters, SubvolumeTarget
 from apps.inference.stage import run as run_stage
@@ -314,11 +315,142 @@ def test_a_log_that_a_kill_left_behind_goes(tmp_path: Path) -> None:
     assert not log_path(tmp_path / "result" / "box.zarr").exists()
 
 
-def test_a_mask_of_everything_leaves_an_empty_segmentation(tmp_path: Path) -> None:
-    everything = MaskParameters(volume=str(tmp_path / "image.zarr"), values=tuple(range(256)))
-    result = run(parameters(tmp_path, masks=(everything,), probability=True))
+def mask_of(folder: Path, name: str, *parts: tuple[slice, ...]) -> MaskParameters:
+    """A mask on the grid of the tiny data, which excludes the parts."""
+    excluded = np.zeros((24, 32, 32), np.uint8)
+    for part in parts:
+        excluded[part] = 1
+    write_volume(folder / name, excluded, (10.0, 10.0, 10.0))
+    return MaskParameters(volume=str(folder / name))
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where a network is started."""
+
+    def start(*arguments: object) -> None:
+        raise AssertionError("a network was started")
+
+    monkeypatch.setattr(segment, "inference_network", start)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_mask_of_everything_leaves_an_empty_segmentation_without_a_network(tmp_path: Path) -> None:
+    mask = mask_of(tmp_path, "mask.zarr", (slice(None),))
+    result = run(parameters(tmp_path, masks=(mask,), probability=True))
     assert (result.objects, result.seeds, result.steps) == (0, 0, 0)
+    assert (result.masked_read.excluded, result.masked_read.share) == (24 * 32 * 32, 1.0)
     assert len(pd.read_parquet(result.table)) == 0
+    for name in (result.segmentation, result.probability):
+        assert name is not None
+        found = open_volume(name)
+        assert found.shape == (24, 32, 32)
+        assert not found.read().any()
+
+
+@pytest.mark.usefixtures("no_network")
+def test_where_no_field_of_view_fits_around_a_free_voxel_there_is_nothing_to_look_at(tmp_path: Path) -> None:
+    """A field of view of 9 has its centre at least 4 voxels off the faces."""
+    mask = mask_of(tmp_path, "mask.zarr", (slice(4, -4), slice(4, -4), slice(4, -4)))
+    excluded = 16 * 24 * 24
+    for policy in ("peaks", "peaks2d", "grid", "maximum"):
+        result = run(parameters(tmp_path, masks=(mask,), settings=InferenceSettings(seed_policy=policy)))
+        assert (result.seeds, result.masked_read.excluded) == (0, excluded)
+    (tmp_path / "mask.zarr").rename(tmp_path / "other.zarr")
+    mask_of(tmp_path, "mask.zarr", (slice(4, -4), slice(4, -4), slice(4, -5)))
+    with pytest.raises(AssertionError, match="a network was started"):
+        run(parameters(tmp_path, masks=(mask,), settings=InferenceSettings(seed_policy="grid", grid_step=1)))
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_grey_volume_without_seeds_needs_no_network(tmp_path: Path) -> None:
+    write_volume(tmp_path / "grey.zarr", np.full((24, 32, 32), 128, np.uint8), (10.0, 10.0, 10.0))
+    result = run_stage(parameters(tmp_path, image=str(tmp_path / "grey.zarr")), silent)
+    assert (result.objects, result.without_look, result.masked_read.excluded) == (0, 1, 0)
+
+
+def test_what_masks_keep_out_is_counted_by_subvolume_and_in_sum(tmp_path: Path) -> None:
+    """Two boxes that overlap by 8 columns, of which the first is excluded by two masks together."""
+    boxes = [Box.of((0, 0, 0), (24, 32, 20)), Box.of((0, 0, 12), (24, 32, 20))]
+    own = [Box.of((0, 0, 0), (24, 32, 16)), Box.of((0, 0, 16), (24, 32, 16))]
+    masks = (
+        mask_of(tmp_path, "left.zarr", (slice(None), slice(None), slice(0, 12))),
+        mask_of(tmp_path, "middle.zarr", (slice(None), slice(None), slice(10, 20))),
+    )
+    targets = tuple(
+        SubvolumeTarget(box=box, write_box=write_box, output=str(tmp_path / "result" / f"{number}.zarr"))
+        for number, (box, write_box) in enumerate(zip(boxes, own, strict=True))
+    )
+    chosen = parameters(tmp_path, subvolumes=targets, masks=masks)
+    result = run_stage(chosen, silent)
+    first, second = result.subvolumes
+    plane = 24 * 32
+    assert (first.objects, first.steps) == (0, 0)
+    assert (first.masked_read.to_dict(), first.masked_write.to_dict()) == (
+        {"voxels": 20 * plane, "excluded": 20 * plane, "share": 1.0},
+        {"voxels": 16 * plane, "excluded": 16 * plane, "share": 1.0},
+    )
+    assert second.objects == 2
+    assert (second.masked_read.to_dict(), second.masked_write.to_dict()) == (
+        {"voxels": 20 * plane, "excluded": 8 * plane, "share": 0.4},
+        {"voxels": 16 * plane, "excluded": 4 * plane, "share": 0.25},
+    )
+    assert result.without_look == 1
+    assert result.masked_read.to_dict() == {"voxels": 40 * plane, "excluded": 28 * plane, "share": 0.7}
+    assert result.masked_write.to_dict() == {"voxels": 32 * plane, "excluded": 20 * plane, "share": 0.625}
+    summary = json.loads(summary_path(Path(targets[1].output)).read_text())
+    assert summary["result"]["masked_read"] == second.masked_read.to_dict()
+    assert run_stage(chosen, silent) == result  # all of it from the summaries
+
+
+def test_an_excluded_subvolume_beside_others_ends_at_once_and_changes_nothing(tmp_path: Path) -> None:
+    """Wherever it stands in the job, on host and device; the others get the labels that they have alone."""
+    boxes = [Box.of((0, 0, 0), (24, 16, 32)), Box.of((0, 16, 0), (24, 16, 32))]
+    mask = mask_of(tmp_path, "mask.zarr", (slice(None), slice(16, 32)))
+    alone = run_stage(parameters(tmp_path, masks=(mask,), box=boxes[0]), silent)
+    wanted = open_volume(alone.subvolumes[0].segmentation).read()
+    assert wanted.any()
+    for number, (order, canvas) in enumerate([([0, 1, 1], "host"), ([1, 0, 1], "device"), ([1, 1, 0], "host")]):
+        targets = tuple(target(tmp_path, boxes[box], f"{number}-{place}.zarr") for place, box in enumerate(order))
+        told: list[tuple[Any, ...]] = []
+        result = run_stage(
+            parameters(tmp_path, masks=(mask,), subvolumes=targets, canvas=canvas),
+            lambda done, total, what="", told=told: told.append((done, total)),
+        )
+        assert told[-1] == (3, 3)
+        assert result.without_look == 2
+        assert result.steps == alone.steps
+        for box, part in zip(order, result.subvolumes, strict=True):
+            labels = open_volume(part.segmentation).read()
+            np.testing.assert_array_equal(labels, wanted if box == 0 else np.zeros_like(labels))
+        assert not list((tmp_path / "result").glob(".*.flooding"))
+
+
+def test_a_log_that_holds_all_objects_is_finished_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between the last object and the volume: the log is all that it takes."""
+    chosen = parameters(tmp_path)
+    first, before = run(chosen), contents(tmp_path / "result")
+    shutil.rmtree(tmp_path / "result")
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("apps.inference.stage.store", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(chosen)
+    assert log_path(tmp_path / "result" / "box.zarr").exists()
+    monkeypatch.setattr(segment, "inference_network", stop)
+    again = run(chosen)
+    assert (again.objects, again.steps) == (first.objects, first.steps)
+    assert contents(tmp_path / "result") == before
+
+
+def test_the_write_box_lies_in_the_box() -> None:
+    with pytest.raises(ParameterError, match="leaves its read_box"):
+        SubvolumeTarget(box=BOX, write_box=Box.of((1, 0, 0), (24, 32, 32)), output="labels.zarr")
 
 
 def test_deltas_of_0_keep_the_field_of_view_in_its_plane(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 QUICK = {
     "ffn_inference": "fast: times as fast as faithful",
     "ffn_device": "best of the sweep",
+    "masked_inference": "masks save: looks of the network",
     "ffn_variants": "twoscale: one look, bfloat16",
     "ffn_training": "trainer / bare",
     "ffn_partition": "times faster",
