@@ -259,6 +259,14 @@ class Interchange(StageHooks, ApplicationDefinition):
     parameters = PARAMETERS
 
 
+class Multiscale(StageHooks, ApplicationDefinition):
+    """Give a volume coarser levels for viewing."""
+
+    site = UNREGISTERED
+    command_template = _command("multiscale")
+    parameters = PARAMETERS
+
+
 class Simulation(StageHooks, ApplicationDefinition):
     """A job that takes time and a fate instead of doing anything, for trying out searches and sites."""
 
@@ -281,6 +289,7 @@ APPLICATIONS: dict[str, type[ApplicationDefinition]] = {
     "reconciliation": Reconciliation,
     "evaluation": Evaluation,
     "interchange": Interchange,
+    "multiscale": Multiscale,
     "simulation": Simulation,
 }
 

@@ -56,6 +56,7 @@ STAGES: dict[str, str] = {
     "reconciliation": "apps.reconciliation.stage",
     "evaluation": "apps.evaluation.stage",
     "interchange": "apps.interchange.stage",
+    "multiscale": "apps.multiscale.stage",
     "simulation": "apps.simulation.stage",
 }
 

@@ -1,10 +1,13 @@
 """Evaluation: a segmentation against ground truth, with the trivial answers beside it.
 
-All boxes are in the coordinates of the label volume.  The box is read whole: some 50 bytes of memory a voxel.
+With skeletons of the truth the segmentation's expected run length is scored too, and with size classes its splits and
+mergers by the size of objects.  All boxes are in the coordinates of the label volume.  The box is read whole: some 50
+bytes of memory a voxel.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated
 
 from msgspec import Meta
@@ -14,7 +17,7 @@ from apps.core.errors import DataError, ParameterError
 from apps.core.parameters import Parameters, Result
 from apps.core.progress import Reporter
 from apps.core.stage import Stage
-from apps.core.volumes import Array, Volume, open_volume
+from apps.core.volumes import Array, Volume, VoxelSize, open_volume
 from apps.evaluation.baselines import (
     Threshold,
     box_of_the_fit,
@@ -24,6 +27,9 @@ from apps.evaluation.baselines import (
     segment_by_threshold,
 )
 from apps.evaluation.metrics import Scores, score
+from apps.evaluation.run_length import RunLength, score_run_length
+from apps.evaluation.sizes import SizeClass, count_errors
+from apps.evaluation.skeletons import Skeletons, load_skeletons
 
 
 class EvaluationParameters(Parameters, frozen=True, kw_only=True):
@@ -51,6 +57,28 @@ class EvaluationParameters(Parameters, frozen=True, kw_only=True):
     min_size: Annotated[
         int, Meta(ge=0, description="components of the threshold baseline with fewer voxels are left out")
     ] = 1000
+    skeletons: Annotated[
+        str | None,
+        Meta(
+            description=".npz of the truth's skeletons (nodes zyx in voxels of the labels, label, edges), for the "
+            "expected run length"
+        ),
+    ] = None
+    merge_nodes: Annotated[
+        int, Meta(ge=1, description="a skeleton takes part in a merger with so many nodes in a segment, or more")
+    ] = 1
+    voxel_size_nm: Annotated[
+        VoxelSize | None,
+        Meta(description="zyx, for run lengths; by default that of the labels, or else of the segmentation"),
+    ] = None
+    size_classes: Annotated[
+        tuple[Annotated[int, Meta(ge=2)], ...],
+        Meta(description="ascending sizes in voxels between which splits and mergers are counted; none: not counted"),
+    ] = ()
+    part_voxels: Annotated[
+        int,
+        Meta(ge=1, description="a segment is a part of an object with so many voxels of it, or half of a small one"),
+    ] = 100
 
     def check(self) -> None:
         for name, box in (("box", self.box), ("threshold_box", self.threshold_box)):
@@ -60,6 +88,13 @@ class EvaluationParameters(Parameters, frozen=True, kw_only=True):
             raise ParameterError("segmentation: is missing and baselines are off; expected something to score")
         if self.threshold_box is not None and self.image is None:
             raise ParameterError("threshold_box: is given without image; give the image that the threshold applies to")
+        for name, given in (("skeletons", self.skeletons is not None), ("size_classes", self.size_classes != ())):
+            if given and self.segmentation is None:
+                raise ParameterError(f"{name}: is given without segmentation; expected something to score")
+        if self.voxel_size_nm is not None and not min(self.voxel_size_nm) > 0:
+            raise ParameterError(f"voxel_size_nm {self.voxel_size_nm}: expected positive sizes")
+        if any(a >= b for a, b in pairwise(self.size_classes)):
+            raise ParameterError(f"size_classes {self.size_classes}: expected ascending sizes")
 
 
 class EvaluationResult(Result, frozen=True, kw_only=True):
@@ -71,12 +106,23 @@ class EvaluationResult(Result, frozen=True, kw_only=True):
     ]
     threshold: Annotated[Threshold | None, Meta(description="what the threshold baseline was fitted to")]
     box: Annotated[Box, Meta(description="where they were compared, in label coordinates")]
+    run_length: Annotated[
+        RunLength | None, Meta(description="of the segmentation; none where no skeletons were given")
+    ] = None
+    labels_run_length: Annotated[
+        RunLength | None,
+        Meta(description="of the labels themselves, the best there is: under 1 where nodes lie beside their objects"),
+    ] = None
+    by_size: Annotated[
+        tuple[SizeClass, ...], Meta(description="the segmentation's splits and mergers, for every size class")
+    ] = ()
 
 
 def run(parameters: EvaluationParameters, report: Reporter) -> EvaluationResult:
     """Read the box, score the segmentation, and the trivial answers where asked for.
 
-    Raises DataError where a volume is missing or not of labels, a box leaves it, or the truth is 0 in the box.
+    Raises DataError where a volume is missing or not of labels, a box leaves it, the truth is 0 in the box, or the
+    skeletons are not such, have no edge there, or no volume says how large a voxel is.
     """
     segmentation = _open_labels(parameters.segmentation) if parameters.segmentation is not None else None
     labels = _open_labels(parameters.labels)
@@ -87,6 +133,8 @@ def run(parameters: EvaluationParameters, report: Reporter) -> EvaluationResult:
     box = parameters.box or covered
     if segmentation is not None and not covered.contains(box):
         raise DataError(f"box {box}: leaves the segmentation {segmentation.name}, which covers {covered}")
+    skeletons = _load_skeletons(parameters.skeletons, box) if parameters.skeletons is not None else None
+    voxel_size = _voxel_size(parameters, labels, segmentation) if skeletons is not None else None
     fit_box = box_of_the_fit(parameters.threshold_box or box)
     for name, wanted in (("box", box), ("threshold_box", fit_box)):
         if not labels.box.contains(wanted):
@@ -98,7 +146,19 @@ def run(parameters: EvaluationParameters, report: Reporter) -> EvaluationResult:
         raise DataError(f"{labels.name} in {box}: is 0 everywhere; expected labelled voxels to compare with")
     report(1, 4, "scoring the segmentation")
     oz, oy, ox = parameters.segmentation_offset
-    scores = score(truth, segmentation.read(box.translate((-oz, -oy, -ox)))) if segmentation else None
+    scores, run_length, labels_run_length = None, None, None
+    by_size: tuple[SizeClass, ...] = ()
+    if segmentation is not None:
+        found = segmentation.read(box.translate((-oz, -oy, -ox)))
+        scores = score(truth, found)
+        if skeletons is not None and voxel_size is not None:
+            run_length, labels_run_length = (
+                score_run_length(skeletons, skeletons.sample(volume), voxel_size, parameters.merge_nodes)
+                for volume in (found, truth)
+            )
+        if parameters.size_classes:
+            by_size = count_errors(truth, found, parameters.size_classes, parameters.part_voxels)
+        del found
     baselines: dict[str, Scores] = {}
     threshold = None
     if parameters.baselines:
@@ -110,7 +170,15 @@ def run(parameters: EvaluationParameters, report: Reporter) -> EvaluationResult:
         answer = segment_by_threshold(image.read(box), threshold, image.voxel_size_nm)
         baselines["threshold"] = score(truth, answer)
     report(4, 4, "done")
-    return EvaluationResult(scores=scores, baselines=baselines, threshold=threshold, box=box)
+    return EvaluationResult(
+        scores=scores,
+        baselines=baselines,
+        threshold=threshold,
+        box=box,
+        run_length=run_length,
+        labels_run_length=labels_run_length,
+        by_size=by_size,
+    )
 
 
 def _fit(image: Volume, labels: Volume, box: Box, min_size: int) -> Threshold:
@@ -119,6 +187,20 @@ def _fit(image: Volume, labels: Volume, box: Box, min_size: int) -> Threshold:
         return fit_threshold(image.read(box), truth, image.voxel_size_nm, min_size)
     except DataError as error:
         raise DataError(f"{labels.name} in threshold_box {box}: {error}") from error
+
+
+def _load_skeletons(path: str, box: Box) -> Skeletons:
+    skeletons = load_skeletons(path).within(box)
+    if not len(skeletons.edges):
+        raise DataError(f"{path}: has no edge in the box {box}; expected skeletons in voxels of the labels")
+    return skeletons
+
+
+def _voxel_size(parameters: EvaluationParameters, labels: Volume, segmentation: Volume | None) -> VoxelSize:
+    size = parameters.voxel_size_nm or labels.voxel_size_nm or (segmentation.voxel_size_nm if segmentation else None)
+    if size is None:
+        raise DataError(f"{labels.name}: does not say how large a voxel is; give voxel_size_nm (z, y, x)")
+    return size
 
 
 def _open_labels(name: str) -> Volume:
