@@ -80,7 +80,8 @@ class CampaignIdentity(Parameters, frozen=True, kw_only=True):
 class CampaignData(Parameters, frozen=True, kw_only=True):
     """The campaign's prepared data: what trials and deployment read.
 
-    image, labels: OME-Zarr volumes, zyx.  coordinates: training coordinates (npz of apps.partition).
+    image, labels: OME-Zarr volumes, zyx.  coordinates: training coordinates (npz of apps.partition); "" where the
+    campaign's searches need none, and then fov and deltas are 0.
     training_box, validation_box, test_box: disjoint boxes, zyx voxels.
     fov, deltas: the largest training canvas is fov + 2 * deltas, zyx voxels.
     trivial_answers: name -> scores on the validation box of answers that need no model.

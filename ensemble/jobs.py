@@ -20,7 +20,7 @@ from typing import Any
 from apps.core.errors import FailureKind, ParameterError, TransientError
 from ensemble.campaigns import Campaign
 from ensemble.job_requests import Row, delete_jobs, failure_message, fetch_jobs, stop_jobs
-from ensemble.polling import ENDED, FINISHED, EndedJobs
+from ensemble.polling import ENDED, FINISHED, NOT_STARTED, EndedJobs
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class Task:
         tags: further tags (`search`, `trial`, `model`).
         after: keys of tasks that must finish first; they are earlier in the same submission, or known already.
         outputs: files and folders that the stage makes; the task is done again where one is gone.
+        claims: names for the parts of the output that the task writes, and no other at the same time.
         num_nodes, ranks_per_node: size of the job.
         wall_time_min: estimate in minutes, 0 for none; a launcher with less time left does not start the job.
         time_limit_s: a process that takes longer is ended, and the task has failed as `hung`; None for no limit.
@@ -57,6 +58,7 @@ class Task:
     tags: dict[str, str] = field(default_factory=dict)
     after: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    claims: tuple[str, ...] = ()
     num_nodes: int = 1
     ranks_per_node: int = 1
     wall_time_min: int = 0
@@ -205,6 +207,19 @@ class CampaignJobs:
             # A poll whose query is under way may still bring them.
             self._forgotten.update(ids)
         delete_jobs(ids)
+
+    def withdraw(self, keys: Iterable[str]) -> set[str]:
+        """Take the tasks of these keys back that have not started; returns those that have, and go on.
+
+        The outcome of the others is `killed`, "was cancelled".  Raises what the service raises where it is lost.
+        """
+        with self._lock:
+            wanted = {key for key in keys if key not in self._ended}
+            submitted = wanted & self._ids.keys()
+        waiting = fetch_jobs({"tags": self._filter, "state": list(NOT_STARTED)}) if submitted else ()
+        started = submitted - {row["tags"].get("task", "") for row in waiting}
+        self.cancel(wanted - started)
+        return started
 
     def cancel(self, keys: Iterable[str]) -> None:
         """End these tasks; the outcome of those that have not ended yet is `killed`, "was cancelled".

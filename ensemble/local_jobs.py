@@ -52,10 +52,6 @@ class LocalJobs:
             return _outcome(key, ending)
         return self._ended.get(key)
 
-    def unfinished(self) -> set[str]:
-        """None that are not ours: what an earlier process ran ended with it."""
-        return set()
-
     def workdir(self, key: str) -> Path:
         return self._folder / key
 

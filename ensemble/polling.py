@@ -16,6 +16,7 @@ from ensemble.job_requests import Row, fetch_jobs
 
 FINISHED, FAILED = "JOB_FINISHED", "FAILED"
 ENDED = (FINISHED, FAILED)
+NOT_STARTED = ("CREATED", "AWAITING_PARENTS", "READY", "STAGED_IN", "PREPROCESSED", "RESTART_READY")
 
 SHORT_OVERLAP, LONG_OVERLAP = timedelta(seconds=2), timedelta(seconds=20)
 # With 70 jobs a second the long look brings 1,400 jobs, all known but for a straggler.

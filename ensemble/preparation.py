@@ -25,6 +25,13 @@ TEST_SHAPE: Triple = (96, 96, 112)
 MIN_BODY_SIZE = 1000
 MAX_COORDINATES = 200_000
 TRAINING_FRACTION = 0.55
+# What is generated, and how its columns are divided, for searches whose labels are classes of pixels and not objects.
+SECTIONS_SHAPE: Triple = (24, 384, 384)
+SECTIONS_DESIGN = {"somata": 1.2, "vessels": 5, "resin": 14}
+SECTION_THICKNESS = 4
+SECTION_VOXEL_NM = (40.0, 10.0, 10.0)
+CLASSES_FRACTIONS = (0.6, 0.2)
+NO_GEOMETRY: Triple = (0, 0, 0)
 PREPARATION_KEYS = ("data/phantom", "data/volumes", "data/partition", "data/trivial-answers")
 
 
@@ -94,10 +101,37 @@ def divide(shape: Triple, geometry: Geometry) -> Division:
     )
 
 
-def check_inputs(plan: CampaignPlan) -> Triple:
-    """Open what the plan names and return the volume's shape zyx; says what is wrong before any job is made."""
+def divide_columns(shape: Triple) -> Division:
+    """Cut a volume of `shape` zyx along x into training, validation and test, each with all sections and rows.
+
+    For stages that need no training coordinates.  Raises DataError where there are too few columns.
+    """
+    depth, height, width = shape
+    first, second = (round(width * sum(CLASSES_FRACTIONS[: n + 1])) for n in (0, 1))
+    if not 0 < first < second < width:
+        raise DataError(f"a volume of shape {shape} is too narrow to train on and to test; expected at least 5 columns")
+    parts = ((0, first), (first, second), (second, width))
+    training, validation, test = (Box.between((0, 0, a), (depth, height, b)) for a, b in parts)
+    return Division(training, validation, test)
+
+
+def check_plan(plan: CampaignPlan, wanted: Geometry | None) -> Division:
+    """Open what the plan names, and divide it for a search of that geometry; None: one that needs no coordinates.
+
+    Raises what `check_inputs` and `divide` raise.
+    """
+    if wanted is None:
+        return divide_columns(check_inputs(plan, SECTIONS_SHAPE))
+    return divide(check_inputs(plan), geometry_for(wanted, plan.init))
+
+
+def check_inputs(plan: CampaignPlan, generated: Triple = PHANTOM_SHAPE) -> Triple:
+    """Open what the plan names and return the volume's shape zyx; says what is wrong before any job is made.
+
+    `generated`: the shape where it names nothing.
+    """
     if plan.image is None:
-        return PHANTOM_SHAPE
+        return generated
     assert plan.labels is not None  # CampaignPlan checks
     image, labels = open_volume(plan.image), open_volume(plan.labels)
     if image.dtype.name != "uint8":
@@ -111,16 +145,25 @@ def check_inputs(plan: CampaignPlan) -> Triple:
     return image.shape
 
 
-def plan_preparation(plan: CampaignPlan, folder: Path, division: Division, geometry: Geometry) -> list[Task]:
-    """The tasks PREPARATION_KEYS: phantom (where no volume is given), ingest, then coordinates and trivial answers."""
+def plan_preparation(plan: CampaignPlan, folder: Path, division: Division, geometry: Geometry | None) -> list[Task]:
+    """The tasks PREPARATION_KEYS: phantom (where no volume is given), ingest, then coordinates and trivial answers.
+
+    Without a geometry there are no coordinates and trivial answers, and the phantom's labels are its masks.
+    """
     output = folder / "data"
     tasks = []
     if plan.image is None:
         source = folder / "phantom"
-        image, labels = str(source / "image.zarr"), str(source / "labels.zarr")
-        tasks.append(
-            Task("data/phantom", "phantom", {"output": str(source), "shape": PHANTOM_SHAPE, "seed": plan.seed})
-        )
+        made: dict[str, Any] = {"output": str(source), "shape": PHANTOM_SHAPE, "seed": plan.seed}
+        if geometry is None:
+            made |= {
+                "shape": SECTIONS_SHAPE,
+                "design": SECTIONS_DESIGN,
+                "section_thickness": SECTION_THICKNESS,
+                "voxel_size_nm": SECTION_VOXEL_NM,
+            }
+        image, labels = str(source / "image.zarr"), str(source / ("labels.zarr" if geometry else "masks.zarr"))
+        tasks.append(Task("data/phantom", "phantom", made))
     else:
         image, labels = plan.image, plan.labels or ""
     volumes = Task(
@@ -129,6 +172,8 @@ def plan_preparation(plan: CampaignPlan, folder: Path, division: Division, geome
         {"image": image, "labels": labels, "output": str(output), "voxel_size_nm": plan.voxel_size_nm},
         after=tuple(task.key for task in tasks),
     )
+    if geometry is None:
+        return [*tasks, volumes]
     partition = Task(
         "data/partition",
         "partition",
@@ -169,14 +214,26 @@ class Preparation:
 
 
 def prepare(
-    campaign: Campaign, jobs: Jobs, wanted: Geometry, on_progress: Callable[[int, int], None] | None = None
+    campaign: Campaign, jobs: Jobs, wanted: Geometry | None, on_progress: Callable[[int, int], None] | None = None
 ) -> Preparation:
     """Do what is missing of the preparation, as tasks of the campaign, and write down what trials read.
 
-    Raises StateError where the campaign was prepared for smaller canvases than are wanted now.
+    `wanted`: what training coordinates are sampled for; None: there are none.
+
+    Raises StateError where the campaign was prepared for smaller canvases than are wanted now, or for coordinates where
+    none are wanted: its data are divided otherwise.
     """
-    geometry = geometry_for(wanted, campaign.plan.init)
     known = campaign.data
+    if wanted is None:
+        if known is not None and known.coordinates:
+            raise StateError(
+                f"campaign {campaign.name}: was prepared for networks that trace objects, this search tells classes of "
+                "pixels; use a new campaign"
+            )
+        division = check_plan(campaign.plan, None)
+        records = run_tasks(jobs, plan_preparation(campaign.plan, campaign.folder, division, None), on_progress)
+        return _save(campaign, division, None, records)
+    geometry = geometry_for(wanted, campaign.plan.init)
     if known is not None:
         prepared = Geometry(known.fov, known.deltas)
         if not prepared.covers(geometry):
@@ -187,11 +244,19 @@ def prepare(
         geometry = prepared
     division = divide(check_inputs(campaign.plan), geometry)
     records = run_tasks(jobs, plan_preparation(campaign.plan, campaign.folder, division, geometry), on_progress)
-    volumes, partition, trivial = (records[key]["result"] for key in PREPARATION_KEYS[1:])
+    return _save(campaign, division, geometry, records)
+
+
+def _save(
+    campaign: Campaign, division: Division, geometry: Geometry | None, records: dict[str, dict[str, Any]]
+) -> Preparation:
+    """Write down what the tasks have prepared."""
+    volumes, partition, trivial = (records[key]["result"] if key in records else None for key in PREPARATION_KEYS[1:])
+    assert volumes is not None  # it is always among the tasks
     data = CampaignData(
         image=volumes["image"],
         labels=volumes["labels"],
-        coordinates=partition["coordinates"],
+        coordinates=partition["coordinates"] if partition else "",
         image_mean=volumes["image_mean"],
         image_std=volumes["image_std"],
         voxel_size_nm=tuple(volumes["voxel_size_nm"]),
@@ -199,9 +264,9 @@ def prepare(
         training_box=division.training,
         validation_box=division.validation,
         test_box=division.test,
-        fov=geometry.fov,
-        deltas=geometry.deltas,
-        trivial_answers=trivial["baselines"],
+        fov=geometry.fov if geometry else NO_GEOMETRY,
+        deltas=geometry.deltas if geometry else NO_GEOMETRY,
+        trivial_answers=trivial["baselines"] if trivial else {},
         init=campaign.plan.init,
     )
     campaign.save_data(data)

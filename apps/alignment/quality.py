@@ -32,13 +32,14 @@ def read(output: Path, sections: tuple[int, ...] | None = None) -> list[SectionQ
         report = AlignmentReport.load(file)
     except ParameterError as error:
         raise DataError(f"{error}; score the alignment again") from error
+    wanted = None if sections is None else set(sections)
     messages: dict[int, list[str]] = {}
     for fault in report.faults:
         messages.setdefault(fault.section, []).append(fault.message)
     return [
         SectionQuality(section=score.section, values=_values(score), faults=tuple(messages.get(score.section, ())))
         for score in report.sections
-        if sections is None or score.section in sections
+        if wanted is None or score.section in wanted
     ]
 
 

@@ -30,6 +30,7 @@ from apps.core.stage import Stage
 from apps.core.volumes import new_volume, open_volume
 from apps.masking.classes import NOT_ANNOTATED, Confusion, Scores
 from apps.masking.records import Paths as MaskingPaths
+from apps.masking.records import load_record
 
 ERRORS, LABELS = "true_errors.csv", "labels.zarr"
 COLUMNS = ("stage", "section", "error", "unit")
@@ -138,7 +139,8 @@ def _compare(
         masks = open_volume(str(MaskingPaths(Path(parameters.masking)).masks))
         for done, true in enumerate(true_planes(truth, frames, Path(parameters.alignment))):
             report(2 + done / len(frames), 3, "masks")
-            if true.section not in parameters.annotated:
+            made = load_record(MaskingPaths(Path(parameters.masking)).record(true.section)) is not None
+            if made and true.section not in parameters.annotated:
                 confusion = mask_confusion(true, masks)
                 whole.counts += confusion.counts
                 found["masking"][true.section] = confusion.wrong()

@@ -28,6 +28,7 @@ class Examples:
 
     Attributes:
         shares: of each class in what is annotated, summing up to 1.
+        pixels: of the examples of one step, as the section has them.
         digest: of grey values and classes, so that a training goes on with the same data only.
     """
 
@@ -44,6 +45,7 @@ class Examples:
             )
         self._settings = settings
         self._patch = tuple(min(settings.patch, extent) // factor for extent in (height, width))
+        self.pixels = settings.batch_size * self._patch[0] * self._patch[1] * factor**2
         planes, annotated, digests = [], [], []
         for done, plane in enumerate(range(box.offset[0], box.end[0])):
             report(done, box.shape[0], "reading annotated sections")

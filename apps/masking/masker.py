@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,11 @@ NOTHING_SHOWN = "shows nothing: every pixel is 0"
 
 
 class Masker:
-    """A model, and the image and masks that it goes over section by section."""
+    """A model, and the image and masks that it goes over section by section.
+
+    Attributes:
+        seconds: what masking took, reading and writing included, the start of the network not.
+    """
 
     def __init__(
         self, image: Volume, masks: Volume, paths: Paths, model: Path, tile: int, overlap: int | None, threads: int
@@ -34,6 +39,7 @@ class Masker:
         self._model = load_model(model)
         self._tile, self._overlap, self._threads = tile, overlap, threads
         self._segmenter: Segmenter | None = None
+        self.seconds = 0.0
 
     def mask(self, section: int, plane: int) -> tuple[SectionRecord, bool]:
         """The record of a section, and whether it was made now: one of the same pixels and model is kept.
@@ -52,17 +58,22 @@ class Masker:
         with lock_file.open("a") as held:
             lock(held, lock_file)
             file.unlink(missing_ok=True)  # what it says is about to be wrong
-            record = self._make(section, plane, identity, statistics)
+            network = self._network() if statistics.tissue else None
+            begin = time.perf_counter()
+            record = self._make(section, plane, identity, statistics, network)
             record.save(file)
+            self.seconds += time.perf_counter() - begin
         return record, True
 
-    def _make(self, section: int, plane: int, identity: str, statistics: SectionStatistics) -> SectionRecord:
+    def _make(
+        self, section: int, plane: int, identity: str, statistics: SectionStatistics, network: Segmenter | None
+    ) -> SectionRecord:
         whole = Box.of((plane, 0, 0), (1, *self._image.shape[1:]))
         counts, certainty = np.zeros(len(CLASSES), np.int64), Certainty()
         for chunk in tiles(whole, self._masks.array.chunks):
             masks = np.full(chunk.shape, OUTSIDE, np.uint8)
-            if statistics.tissue:
-                for part in self._network().segment(self._image, chunk, statistics, certainty):
+            if network is not None:
+                for part in network.segment(self._image, chunk, statistics, certainty):
                     masks[part.box.slices(chunk.offset)] = part.classes
             self._masks.write(chunk, masks)
             counts += np.bincount(masks.ravel(), minlength=len(CLASSES))
@@ -72,6 +83,7 @@ class Masker:
             plane=plane,
             identity=identity,
             fractions=dict(zip(CLASSES, shares, strict=True)),
+            expected_dice=certainty.expected_dice,
             entropy=certainty.entropy,
             boundary_sharpness=certainty.sharpness,
             faults=() if statistics.tissue else (NOTHING_SHOWN,),

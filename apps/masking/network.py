@@ -32,11 +32,11 @@ class NetworkParameters(Parameters, frozen=True, kw_only=True):
         VariantName,
         Meta(description="blocks: unet (two convolutions), residual (with a shortcut), separable (depthwise)"),
     ] = "unet"
-    channels: Annotated[int, Meta(ge=8, le=256, description="channels at the finest level; each pooling doubles")] = 16
-    poolings: Annotated[int, Meta(ge=1, le=5, description="halvings on the way down")] = 3
+    channels: Annotated[int, Meta(ge=8, le=256, description="channels at the finest level; each pooling doubles")] = 12
+    poolings: Annotated[int, Meta(ge=1, le=5, description="halvings on the way down")] = 4
     downsample: Annotated[
         Downsample, Meta(description="pixels (y and x) averaged into one of what the network sees")
-    ] = 4
+    ] = 2
 
     @property
     def unit(self) -> int:

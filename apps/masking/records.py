@@ -61,8 +61,11 @@ class SectionRecord(Result, frozen=True, kw_only=True):
     plane: Annotated[int, Meta(ge=0, description="of image and masks that shows it")]
     identity: Annotated[str, Meta(description="hash of its pixels, the model and what else its masks depend on")]
     fractions: Annotated[dict[str, float], Meta(description="share of the pixels of each class")]
+    expected_dice: Annotated[
+        float | None, Meta(description="Dice of what is masked, by the network's own probabilities; null: nothing is")
+    ]
     entropy: Annotated[
-        float | None, Meta(description="of the network's classes, bits a pixel, mean over the tissue shown; null: none")
+        float | None, Meta(description="of these probabilities, bits, mean over what may be masked; null: nothing is")
     ]
     boundary_sharpness: Annotated[
         float | None, Meta(description="how far probabilities change across boundaries, 0 to 1; null: no boundary")

@@ -130,8 +130,10 @@ def _compile(model: Any) -> Callable[[Floats], Floats]:
     def step(image: Any) -> Any:
         return tf.nn.softmax(model(image[None], training=False)[0])
 
+    concrete = step.get_concrete_function()  # now, and not with the first tile
+
     def predict(image: Floats) -> Floats:
-        result: Floats = step(tf.constant(image)).numpy()
+        result: Floats = concrete(tf.constant(image)).numpy()
         return result
 
     return predict

@@ -22,11 +22,11 @@ class Augmentation(Parameters, frozen=True, kw_only=True):
 
     flip: Annotated[bool, Meta(description="along y and x, at random")] = True
     rotate: Annotated[bool, Meta(description="by quarter turns, at random")] = True
-    zoom: Annotated[float, Meta(ge=1, le=2, description="larger or smaller by up to this factor, at random")] = 1.25
-    brightness: Annotated[_Strength, Meta(description="standard deviation of a shift of all grey values")] = 0.3
-    contrast: Annotated[_Strength, Meta(description="standard deviation of the logarithm of a factor on them")] = 0.2
-    shading: Annotated[_Strength, Meta(description="standard deviation of a shift that changes smoothly")] = 0.3
-    noise: Annotated[_Strength, Meta(description="largest standard deviation of noise added to every pixel")] = 0.5
+    zoom: Annotated[float, Meta(ge=1, le=2, description="larger or smaller by up to this factor, at random")] = 1.15
+    brightness: Annotated[_Strength, Meta(description="standard deviation of a shift of all grey values")] = 0.2
+    contrast: Annotated[_Strength, Meta(description="standard deviation of the logarithm of a factor on them")] = 0.15
+    shading: Annotated[_Strength, Meta(description="standard deviation of a shift that changes smoothly")] = 0.15
+    noise: Annotated[_Strength, Meta(description="largest standard deviation of noise added to every pixel")] = 0.3
     blank: Annotated[
         float, Meta(ge=0, le=1, description="share of the examples of which a part is blanked, as beyond a section")
     ] = 0.15
@@ -45,9 +45,9 @@ class TrainSettings(Parameters, frozen=True, kw_only=True):
     network: Annotated[NetworkParameters, Meta(description="the network")] = NetworkParameters()
     augmentation: Annotated[Augmentation, Meta(description="how examples are changed")] = Augmentation()
     patch: Annotated[int, Meta(ge=32, le=4096, description="extent of an example (y and x), in pixels")] = 256
-    batch_size: Annotated[int, Meta(ge=1, le=1024, description="examples a step")] = 8
-    steps: Annotated[int, Meta(ge=1, description="optimiser updates")] = 400
-    learning_rate: Annotated[float, Meta(gt=0, le=1, description="of Adam, at its highest")] = 3e-3
+    batch_size: Annotated[int, Meta(ge=1, le=1024, description="examples a step")] = 6
+    steps: Annotated[int, Meta(ge=1, description="optimiser updates")] = 900
+    learning_rate: Annotated[float, Meta(gt=0, le=1, description="of Adam, at its highest")] = 6e-3
     warmup_steps: Annotated[
         int, Meta(ge=0, description="steps over which the rate rises from 0; then it falls to 0")
     ] = 20

@@ -31,6 +31,7 @@ class Trainer:
     Attributes:
         model: the Keras model.
         losses: of every step done.
+        steps_done: in this process, those before a checkpoint not counted.
     """
 
     def __init__(self, settings: TrainSettings, examples: Examples) -> None:
@@ -39,6 +40,7 @@ class Trainer:
         self.model = build(settings.network)
         set_weights(self.model, initial_weights(self.model, settings.seed))
         self.losses: list[float] = []
+        self.steps_done = 0
         self._settings, self._examples = settings, examples
         self._optimizer = keras.optimizers.Adam(learning_rate=0.0, global_clipnorm=_CLIP)
         self._optimizer.build(self.model.trainable_variables)
@@ -59,6 +61,7 @@ class Trainer:
             if not math.isfinite(loss):
                 raise DivergedError(f"the loss is {loss} at step {step}; lower learning_rate {settings.learning_rate}")
             self.losses.append(loss)
+            self.steps_done += 1
             if len(self.losses) % settings.checkpoint_every == 0 and len(self.losses) < settings.steps:
                 self._save(checkpoint, stamp)
             report(len(self.losses), settings.steps, f"training, loss {loss:.3f}")

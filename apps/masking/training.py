@@ -35,13 +35,13 @@ _CURVE_ROW = 20  # steps that a row of the learning curve is the mean of
 
 @dataclass(frozen=True)
 class Trained:
-    """A model that is there, and what the training cost (None where it was there before).
+    """A model that is there, and how fast it was trained (None where it was there before).
 
-    `seconds`: of the steps alone.
+    `pixels_per_second`: of the examples of the steps done now, while they were done.
     """
 
     info: ModelInfo
-    seconds: float | None
+    pixels_per_second: float | None
 
 
 def train(
@@ -69,7 +69,7 @@ def train(
         trainer = Trainer(settings, examples)
         begin = time.perf_counter()
         trainer.train(paths.checkpoint, stamp, report)
-        seconds = time.perf_counter() - begin
+        speed = trainer.steps_done * examples.pixels / (time.perf_counter() - begin)
         weights = trainer.weights()
         report(settings.steps, settings.steps, "judging")
         confusion = judge(image, labels, validation, settings.network, weights, tile)
@@ -92,7 +92,7 @@ def train(
         write_atomically(paths.curve, _curve(trainer.losses))
         save_model(paths.model, info, weights)
         shutil.rmtree(paths.checkpoint, ignore_errors=True)
-    return Trained(info, seconds)
+    return Trained(info, speed)
 
 
 def judge(

@@ -52,7 +52,7 @@ def run(parameters: MontageParameters, report: Reporter) -> MontageResult:
     """
     table = read_table(parameters.tiles)
     wanted = _wanted(parameters, table)
-    _check_tiles_are_there(parameters, table, wanted)
+    _check_tiles_are_there(parameters, table)
     output = SectionFiles.of(parameters.output, 0).record.parent
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -122,9 +122,9 @@ def _wanted(parameters: MontageParameters, table: Table) -> list[int]:
     return sorted(set(parameters.sections))
 
 
-def _check_tiles_are_there(parameters: MontageParameters, table: Table, wanted: list[int]) -> None:
-    """A tile that is missing is a fault of its section; if all are, it is the table that is wrong."""
-    rows = [row for section in wanted for row in table[section]]
+def _check_tiles_are_there(parameters: MontageParameters, table: Table) -> None:
+    """A tile that is missing is a fault of its section; if all of the table are, it is the table that is wrong."""
+    rows = [row for section in table.values() for row in section]
     if not any(row.file.is_file() for row in rows):
         raise DataError(
             f"{parameters.tiles}: none of the {len(rows)} tiles it lists is there, the first as {rows[0].file}; "

@@ -87,6 +87,7 @@ def run(
     from ensemble.pipeline.run import run_pipeline
     from ensemble.session import check_site, open_session
 
+    _check(pipeline, folder, follow_s is not None)
     if site_name is not None:
         check_site(home, site_name, workers)
     campaign = create_campaign(home, CampaignPlan(name=pipeline.name), folder)
@@ -107,18 +108,29 @@ def run(
     _conclude(pipeline, report)
 
 
-def _say_plan(pipeline: Pipeline, folder: Path) -> None:
+def _check(pipeline: Pipeline, folder: Path, follow: bool) -> Look:
+    """The pipeline as it stands with nothing done; raises ParameterError where a step cannot work, before any job."""
+    from apps.core.errors import ParameterError
     from ensemble.pipeline.engine import Engine
     from ensemble.pipeline.no_jobs import NoJobs
 
-    look = Engine(pipeline, folder, NoJobs()).look()
-    _print_steps(pipeline, look)
-    click.echo("nothing was done; further jobs of a step are known once what it waits for is there")
+    look = Engine(pipeline, folder, NoJobs(), follow).look()
+    if look.broken:
+        raise ParameterError("; ".join(f"step {name}: {message}" for name, message in look.broken.items()))
+    return look
+
+
+def _say_plan(pipeline: Pipeline, folder: Path) -> None:
+    _print_steps(pipeline, _check(pipeline, folder, follow=False))
+    click.echo(
+        "nothing was done: these are the jobs of a run from nothing; what is done already is not done again.  Further "
+        "jobs of a step (+) are known once what it waits for is there"
+    )
 
 
 def _conclude(pipeline: Pipeline, report: RunReport) -> None:
     """The short table, the paths, and the exit code."""
-    from ensemble.workflow import TaskFailedError
+    from ensemble.workflow import TaskFailedError, TaskRejectedError
 
     _print_steps(pipeline, report.look)
     for name, sections in report.held.items():
@@ -137,7 +149,12 @@ def _conclude(pipeline: Pipeline, report: RunReport) -> None:
             click.echo(f"{name}: not done, {plan.waiting}")
     if report.failures:
         more = f"; and {len(report.failures) - 1} more, named above" if len(report.failures) > 1 else ""
-        raise TaskFailedError(f"{report.failures[0]}{more}; run the same command to try again")
+        error = TaskRejectedError if report.users_fault else TaskFailedError
+        raise error(f"{report.failures[0]}{more}; run the same command to try again")
+    unsettled = [name for name, plan in report.look.plans.items() if not plan.settled]
+    waiting = [name for name in report.held if pipeline.steps[name].on_held == "wait"]
+    if unsettled and not waiting:
+        raise TaskFailedError(f"steps {', '.join(unsettled)}: are not done, as said above; run the same command again")
     if report.held:
         raise SystemExit(HELD)
 

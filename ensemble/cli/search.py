@@ -128,13 +128,13 @@ class _Given:
 def _campaign(home: Path, name: str, definition: Search, plan: dict[str, Any]) -> Campaign:
     """The campaign of that name, made of the options where it does not exist."""
     from ensemble.campaigns import create_campaign, list_campaigns, open_campaign, plan_campaign
-    from ensemble.preparation import check_inputs, divide, geometry_for
+    from ensemble.preparation import check_plan
 
     given = any(plan[key] is not None for key in ("image", "labels", "voxel_size_nm", "init"))
     if name in list_campaigns(home) and not given:
         return open_campaign(home, name)
     wanted = plan_campaign(name, **plan)
-    divide(check_inputs(wanted), geometry_for(definition.geometry, wanted.init))
+    check_plan(wanted, definition.geometry)
     return create_campaign(home, wanted)
 
 
@@ -225,7 +225,8 @@ def _conclude(run: SearchRun, ledger: Ledger) -> None:
     click.echo(f"table: {campaign.table}")
     if best_trial(ledger) is None:
         raise TaskFailedError(f"no trial of search {run.name} gave a result; the failures stand in the table")
-    click.echo(f"next:  ensemble select {campaign.name} --metric vi --register {campaign.name}")
+    if campaign.data is not None and campaign.data.coordinates:
+        click.echo(f"next:  ensemble select {campaign.name} --metric vi --register {campaign.name}")
 
 
 def _prepare(campaign: Campaign, jobs: Jobs, definition: Search, display: Display) -> None:

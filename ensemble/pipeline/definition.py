@@ -17,6 +17,7 @@ begins with ./ or ../ is a path from the pipeline's own folder.  A step waits fo
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Hashable
 from pathlib import Path
@@ -32,6 +33,10 @@ from apps.core.parameters import Parameters
 from apps.core.stage import load_stage
 from ensemble.campaigns import check_name
 from ensemble.pipeline.references import named_steps, with_paths
+
+STEP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+# Parameters of stages that name files and folders: jobs run elsewhere, so a path has to say where it counts from.
+PATHS = ("tiles", "montage", "alignment", "masking", "phantom", "image", "labels", "model", "volume", "output")
 
 DEFAULT_GATE: Literal["default"] = "default"
 NO_GATE: Literal["none"] = "none"
@@ -80,10 +85,14 @@ class Pipeline(Parameters, frozen=True, kw_only=True):
     def check(self) -> None:
         check_name(self.name, "pipeline")
         earlier: list[str] = []
+        outputs: dict[str, str] = {}
         for name, step in self.steps.items():
-            check_name(name, "step")
-            if "/" in name or name in ("quality", "page"):
-                raise ParameterError(f"step {name!r}: the name is taken; give another one")
+            if not STEP_NAME.fullmatch(name):
+                raise ParameterError(f"step {name!r}: expected a name of letters, digits, _ and - (at most 64)")
+            written = step.parameters.get("output", f"OUT/{name}")
+            if written in outputs:
+                raise ParameterError(f"step {name}: has the output {written} of step {outputs[written]}; give its own")
+            outputs[written] = name
             for other in self.needs(name):
                 if other not in earlier:
                     known = ", ".join(earlier) or "none"
@@ -153,6 +162,8 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is no name", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
             seen.add(key)
@@ -163,6 +174,7 @@ def _check_step(name: str, step: Step) -> None:
     """What can be known to be wrong before any job: the stage, names and types of parameters, measures of the gate."""
     try:
         stage = load_stage(step.stage)
+        _check_paths(step)
         stage.parameters.check_fields({key: value for key, value in step.parameters.items() if not named_steps(value)})
         if not named_steps(step.parameters):
             given = dict(step.parameters)
@@ -174,3 +186,14 @@ def _check_step(name: str, step: Step) -> None:
                 quality.load_quality(step.stage).measure(measure)
     except EnsembleError as error:
         raise ParameterError(f"step {name}: {error}") from error
+
+
+def _check_paths(step: Step) -> None:
+    for name in PATHS:
+        value = step.parameters.get(name)
+        if not isinstance(value, str) or value.startswith(("/", "./", "../")):
+            continue
+        if name == "output" and named_steps(value):
+            raise ParameterError(f"output {value}: expected a place of its own, and no reference; or leave it out")
+        if not value.startswith("${"):
+            raise ParameterError(f"{name} {value!r}: begin it with ./ (from the pipeline's folder) or with /")

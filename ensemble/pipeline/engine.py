@@ -8,36 +8,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from apps.core.errors import EnsembleError
-from apps.core.quality import MODULES, SectionQuality, load_quality
+from apps.core.errors import DataError, EnsembleError, ParameterError
+from apps.core.quality import MODULES, SectionQuality, StageQuality, load_quality
 from apps.core.stage import load_stage
 from ensemble.jobs import Outcome, Task
+from ensemble.pipeline.book import PipelineJobs, TaskBook, step_of
 from ensemble.pipeline.definition import Pipeline, Step
 from ensemble.pipeline.fingerprints import file_state
 from ensemble.pipeline.gates import ACCEPTANCES_FILE, judge, load_acceptances, misses
-from ensemble.pipeline.ledger import Ledger
 from ensemble.pipeline.planners import planner_for
 from ensemble.pipeline.planners.contract import SectionStatus, StepContext, StepPlan
-from ensemble.pipeline.references import resolve, step_named_by
-from ensemble.workflow import Jobs
+from ensemble.pipeline.references import references, resolve, step_named_by
 
 WAIT_S = 0.5
 # Of the driver's time, as much may go into looking.
 SHARE = 0.25
 
 Plans = dict[str, StepPlan]
-
-
-class PipelineJobs(Jobs, Protocol):
-    """Who does a pipeline's tasks."""
-
-    def unfinished(self) -> set[str]:
-        """Keys of tasks of the campaign that were submitted, by whomever, and have not ended."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +71,26 @@ class Engine:
     """
 
     def __init__(self, pipeline: Pipeline, folder: Path, jobs: PipelineJobs, follow: bool = False) -> None:
-        self._pipeline, self._folder, self._jobs = pipeline, folder, jobs
+        self._pipeline, self._folder = pipeline, folder
         self._planners = {name: planner_for(step.stage, follow) for name, step in pipeline.steps.items()}
-        self._ledger = Ledger(folder)
-        self._futures: dict[str, Future[Outcome]] = {}
-        self._tried: set[str] = set()  # tasks that this run has submitted: one that fails is not tried a second time
+        for name, step in pipeline.steps.items():
+            self._check_step(name, step)
+        self._book = TaskBook(jobs, folder, pipeline.steps, retry=follow)
         self._qualities: dict[tuple[str, int], tuple[str, SectionQuality]] = {}
-        self._acceptances = load_acceptances(folder)
-        self._acceptances_state = self._state_of_acceptances()
+        self._looked = self._look_took_s = 0.0
+        self._acceptances_state = self._state_of_acceptances()  # before they are read: a change between is seen later
+        self._acceptances = load_acceptances(folder).by_section()
+
+    def _check_step(self, name: str, step: Step) -> None:
+        """Raise ParameterError where a step gives what its planner decides, or names what another step never gives."""
+        decided = sorted(self._planners[name].decides(step) & step.parameters.keys())
+        if decided:
+            raise ParameterError(f"step {name}: the pipeline decides about {', '.join(decided)}; leave it out")
+        for other, value in references(step.parameters):
+            gives = self._planners[other].gives(self._pipeline.steps[other])
+            if value not in gives:
+                known = ", ".join(sorted(gives))
+                raise ParameterError(f"step {name}: ${{{other}.{value}}}: step {other} gives {known}")
 
     def run(
         self,
@@ -99,29 +103,59 @@ class Engine:
         `next_look_s`: then look again after so many seconds, for sections that have come and gates that were opened,
         until `stop()`; None does not.
         """
-        begin = time.monotonic()
-        look = self._submit_new(self.look())
+        look = self._go_on(self._timed_look())
         on_look(look)
-        looked = time.monotonic()
         while (look.running or next_look_s is not None) and not stop():
-            ended, _ = wait([self._futures[key] for key in look.running], timeout=WAIT_S, return_when=FIRST_COMPLETED)
+            ended, _ = wait(self._book.futures(look.running), timeout=WAIT_S, return_when=FIRST_COMPLETED)
             if not look.running:
-                time.sleep(WAIT_S)
+                time.sleep(min(WAIT_S, next_look_s or WAIT_S))
             for future in ended:
                 future.result()  # raises where the service is lost
-            # A look at ten thousand sections takes seconds: it may have its share of the time, and no more.
             if ended:
-                time.sleep(max(0.0, looked + (looked - begin) * (1 / SHARE - 1) - time.monotonic()))
-            due = next_look_s is not None and time.monotonic() - looked >= next_look_s
-            if ended or due or self._gates_changed():
-                begin = time.monotonic()
-                look = self._submit_new(self.look())
+                # A look at ten thousand sections takes seconds: it may have its share of the time, and no more.
+                time.sleep(max(0.0, self._looked + self._look_took_s * (1 / SHARE - 1) - time.monotonic()))
+            due = next_look_s is not None and time.monotonic() - self._looked >= next_look_s
+            opened = self._gates_changed()  # asked each time, so that a look for another reason sees it too
+            if ended or due or opened:
+                look = self._go_on(self._timed_look())
                 on_look(look)
-                looked = time.monotonic()
         return look
+
+    def _timed_look(self) -> Look:
+        begin = time.monotonic()
+        look = self.look()
+        self._looked = time.monotonic()
+        self._look_took_s = self._looked - begin
+        return look
+
+    def _go_on(self, look: Look) -> Look:
+        """Submit what is new; take back what is not wanted any more.
+
+        A step whose outdated tasks run waits for them: two would write the same output.  Where a step cannot be planned
+        just now (a table that is being written, say), nothing is taken back.
+        """
+        planned = {task.key: task for plan in look.plans.values() for task in plan.tasks}
+        outdated = set() if look.broken else look.running - planned.keys()
+        busy = {step_of(key) for key in (self._book.take_back(outdated) if outdated else ())}
+        new = [
+            task
+            for task in planned.values()
+            if task.key not in look.outcomes and task.key not in look.running and step_of(task.key) not in busy
+        ]
+        self._book.submit(new)
+        return replace(look, running=frozenset(self._book.running() | {task.key for task in new}))
 
     def look(self) -> Look:
         """Plan every step, and submit nothing."""
+        spoilt = self._book.spoilt
+        plans, broken = self._plan_all()
+        if self._book.spoilt != spoilt:  # planning came upon damaged results: their tasks are not done
+            plans, broken = self._plan_all()
+        tasks = [task for plan in plans.values() for task in plan.tasks]
+        outcomes = {task.key: outcome for task in tasks if (outcome := self.outcome(task)) is not None}
+        return Look(plans, outcomes, frozenset(self._book.running()), broken)
+
+    def _plan_all(self) -> tuple[Plans, dict[str, str]]:
         plans: Plans = {}
         broken: dict[str, str] = {}
         for name, step in self._pipeline.steps.items():
@@ -130,9 +164,7 @@ class Engine:
             except EnsembleError as error:
                 broken[name] = str(error)
                 plans[name] = StepPlan(waiting=str(error))
-        tasks = [task for plan in plans.values() for task in plan.tasks]
-        outcomes = {task.key: outcome for task in tasks if (outcome := self.outcome(task)) is not None}
-        return Look(plans, outcomes, frozenset(self._running()), broken)
+        return plans, broken
 
     def _plan(self, name: str, step: Step, plans: Plans) -> StepPlan:
         planner = self._planners[name]
@@ -141,7 +173,11 @@ class Engine:
             parameter: other for parameter in step.parameters if (other := step_named_by(step.parameters, parameter))
         }
         before = {other: self._seen_from_later(other, plans[other]) for other in self._pipeline.needs(name)}
-        by_sections = {other for parameter, other in named.items() if parameter in planner.streams}
+        by_sections = {
+            other
+            for parameter, other in named.items()
+            if parameter in planner.streams and self._pipeline.steps[other].stage == planner.streams[parameter]
+        }
         whole = {other for parameter, other in named.items() if parameter not in planner.streams} | set(step.after)
         streamed = by_sections - whole
         waits = [other for other, plan in before.items() if not plan.settled and other not in streamed]
@@ -162,27 +198,20 @@ class Engine:
     # What planners ask (planners.contract.Progress).
 
     def outcome(self, task: Task) -> Outcome | None:
-        """How this very task ended; None where it has not, where a failure is to be tried again, or where what it made
-        is not there any more."""
-        outcome = self._jobs.outcome(task.key)
-        if outcome is None:
-            return None
-        if outcome.failure is not None:
-            return outcome if task.key in self._tried else None
-        there = all(Path(output).exists() for output in task.outputs)
-        return outcome if there and self._ledger.is_latest(task.key) else None
+        return self._book.outcome(task)
 
     def unfinished(self, step: str) -> set[str]:
-        return {key for key in self._running() if key.startswith(f"{step}/")}
+        return {key for key in self._book.running() if step_of(key) == step}
+
+    def spoil(self, key: str) -> None:
+        self._book.spoil(key)
 
     def judged(self, step: str, output: Path, done: Mapping[int, str]) -> Mapping[int, SectionStatus]:
         definition = self._pipeline.steps[step]
         if definition.stage not in MODULES or not done:
             return {number: SectionStatus("passed", key) for number, key in done.items()}
         quality, thresholds = load_quality(definition.stage), definition.thresholds()
-        new = tuple(n for n, key in done.items() if self._qualities.get((step, n), ("", None))[0] != key)
-        for found in quality.read(output, new) if new else ():
-            self._qualities[step, found.section] = done[found.section], found
+        self._read_quality(quality, step, output, done)
         judged: dict[int, SectionStatus] = {}
         for number, key in done.items():
             known = self._qualities.get((step, number))
@@ -191,44 +220,32 @@ class Engine:
                 continue
             found = known[1]
             missed = tuple(misses(found, thresholds, quality))
-            verdict = judge(missed, self._acceptances.of(step, number))
+            verdict = judge(missed, self._acceptances.get((step, number)))
             judged[number] = SectionStatus(verdict, key, "", found.values, missed, found.faults)
         return judged
 
-    # Submission.
-
-    def _submit_new(self, look: Look) -> Look:
-        new = [
-            task
-            for plan in look.plans.values()
-            for task in plan.tasks
-            if task.key not in look.outcomes and task.key not in self._tried
-        ]
+    def _read_quality(self, quality: StageQuality, step: str, output: Path, done: Mapping[int, str]) -> None:
+        """Read what is not known yet.  Where a record is damaged, the task that made it has to be done again."""
+        new = [n for n, key in done.items() if self._qualities.get((step, n), ("", None))[0] != key]
         if not new:
-            return look
-        running = look.running
-        # Whatever ended before, badly or with a result that has gone, is done anew; what runs is waited for.
-        self._jobs.forget([task.key for task in new if self._jobs.outcome(task.key) is not None])
-        self._ledger.begin(task.key for task in new)
-        for task in new:
-            self._tried.add(task.key)
-            self._futures[task.key] = self._jobs.submit(task)
-        return replace(look, running=running | {task.key for task in new})
-
-    def _running(self) -> set[str]:
-        unknown = self._jobs.unfinished() - self._futures.keys()
-        for key in unknown:
-            if key.partition("/")[0] not in self._pipeline.steps:
-                continue  # a search of the same campaign
-            # Of an earlier driver: it is waited for, so that nothing works beside it on the same output.
-            self._futures[key] = self._jobs.submit(Task(key, "", {}))
-        return {key for key, future in self._futures.items() if not future.done()}
+            return
+        try:
+            read = quality.read(output, tuple(new))
+        except DataError:
+            read = []
+            for number in new:
+                try:
+                    read += quality.read(output, (number,)) if done[number] not in self._book.spoilt else []
+                except DataError:
+                    self._book.spoil(done[number])
+        for found in read:
+            self._qualities[step, found.section] = done[found.section], found
 
     def _gates_changed(self) -> bool:
         state = self._state_of_acceptances()
         if state == self._acceptances_state:
             return False
-        self._acceptances, self._acceptances_state = load_acceptances(self._folder), state
+        self._acceptances, self._acceptances_state = load_acceptances(self._folder).by_section(), state
         return True
 
     def _state_of_acceptances(self) -> Any:

@@ -57,6 +57,10 @@ class Acceptances(Parameters, frozen=True, kw_only=True):
 
     accepted: tuple[Acceptance, ...] = ()
 
+    def by_section(self) -> dict[tuple[str, int], Acceptance]:
+        """(step, section) -> its acceptance."""
+        return {(each.step, each.section): each for each in self.accepted}
+
     def of(self, step: str, section: int) -> Acceptance | None:
         return next((each for each in self.accepted if (each.step, each.section) == (step, section)), None)
 

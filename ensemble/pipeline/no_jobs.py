@@ -21,6 +21,9 @@ class NoJobs:
     def unfinished(self) -> set[str]:
         return set()
 
+    def withdraw(self, keys: Iterable[str]) -> set[str]:
+        return set()
+
     def forget(self, keys: Iterable[str]) -> None:
         pass
 

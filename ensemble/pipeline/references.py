@@ -60,6 +60,11 @@ def step_named_by(parameters: Mapping[str, Any], parameter: str) -> str | None:
     return steps[0] if steps else None
 
 
+def references(value: Any) -> tuple[tuple[str, str], ...]:
+    """All (step, name) that references in `value` name, in their order, each once."""
+    return tuple(dict.fromkeys(found for text in _texts(value) for found in _references(text)))
+
+
 def _references(text: str) -> list[tuple[str, str]]:
     found = REFERENCE.findall(text)
     if text.count("${") != len(found):

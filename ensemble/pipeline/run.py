@@ -12,11 +12,13 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.quality import named_sections
+from apps.core.errors import FailureKind
 from apps.core.stage import code_version
 from ensemble.campaigns import Campaign
 from ensemble.display import Display, job_folders
+from ensemble.pipeline.book import PipelineJobs
 from ensemble.pipeline.definition import Pipeline
-from ensemble.pipeline.engine import Engine, Look, PipelineJobs
+from ensemble.pipeline.engine import Engine, Look
 from ensemble.pipeline.page import PageContent, StepLine, write_page
 from ensemble.pipeline.planners.contract import StepPlan
 from ensemble.pipeline.quality_table import quality_table, write_table
@@ -36,6 +38,7 @@ class RunReport:
         table, page: the quality of its sections.
         failures: what failed, a sentence each.
         held: step -> sections that its gate holds.
+        users_fault: whether all that failed did so for wrong parameters or data.
     """
 
     look: Look
@@ -43,6 +46,7 @@ class RunReport:
     page: Path
     failures: tuple[str, ...]
     held: dict[str, list[int]]
+    users_fault: bool
 
 
 def run_pipeline(
@@ -61,9 +65,11 @@ def run_pipeline(
     watcher = _Watcher(pipeline, campaign, display)
     with watcher.shown(jobs):
         look = engine.run(watcher.see, follow_s, stop)
-    table, page = write_results(pipeline, campaign, look)
+    table, page = watcher.results or write_results(pipeline, campaign, look)
     held = {name: plan.held for name, plan in look.plans.items() if plan.held}
-    return RunReport(look, table, page, tuple(failures_of(look)), held)
+    failed = [outcome.failure for step in look.plans for outcome in look.failed(step)]
+    users_fault = all(failure is FailureKind.BAD_CONFIGURATION for failure in failed)
+    return RunReport(look, table, page, tuple(failures_of(look)), held, users_fault)
 
 
 def write_results(pipeline: Pipeline, campaign: Campaign, look: Look) -> tuple[Path, Path]:
@@ -153,6 +159,7 @@ class _Watcher:
         self._said: set[tuple[str, ...]] = set()
         self._written = 0.0
         self._look: Look | None = None
+        self.results: tuple[Path, Path] | None = None  # table and page, while they are of the last look
 
     @contextlib.contextmanager
     def shown(self, jobs: PipelineJobs) -> Iterator[None]:
@@ -167,6 +174,7 @@ class _Watcher:
 
     def see(self, look: Look) -> None:
         before, self._look = self._look, look
+        self.results = None
         for name, plan in look.plans.items():
             if plan.tasks:
                 self._updates[name](look.done(name), len(plan.tasks))
@@ -174,7 +182,7 @@ class _Watcher:
         for sentence in failures_of(look):
             self._say((sentence,), sentence)
         if not look.running and before is not None and before.running:
-            write_results(self._pipeline, self._campaign, look)
+            self.results = write_results(self._pipeline, self._campaign, look)
         elif time.monotonic() - self._written > TABLE_EVERY_S:
             write_table(quality_table(self._pipeline, look.plans), self._campaign.folder)
             self._written = time.monotonic()
@@ -185,8 +193,8 @@ class _Watcher:
         for number, status in plan.sections.items():
             if status.state == "held":
                 why = f"held for {', '.join(miss.measure for miss in status.missed)}"
-            elif status.state == "absent" and status.reasons:
-                why = f"absent: {'; '.join(status.reasons)}"
+            elif status.state in ("absent", "waiting") and status.reasons:
+                why = f"{status.state}: {'; '.join(status.reasons)}"
             else:
                 continue
             if (step, str(number), why) not in self._said:

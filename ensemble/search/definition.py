@@ -94,7 +94,8 @@ class Search:
         objective: (the stage's result as plain JSON) -> what is maximised; a tuple for several objectives.
         objectives: their names; a result of another number of objectives is an error.
         stage: the stage that evaluates a configuration.
-        geometry: the largest field of view and deltas in the space; training coordinates are sampled for it.
+        geometry: the largest field of view and deltas in the space; training coordinates are sampled for it.  None for
+            a stage that needs none: the campaign's columns are divided, and its labels may be classes.
         optimizer: who suggests, a name in ensemble.search.optimizers.OPTIMIZERS.
         initial_points: random configurations before the surrogate is asked.
         optimizer_options: further keyword arguments of the optimiser.
@@ -111,7 +112,7 @@ class Search:
     objective: Callable[[dict[str, Any]], Objective]
     objectives: tuple[str, ...] = ("objective",)
     stage: str = "trial"
-    geometry: Geometry = field(default_factory=Geometry)
+    geometry: Geometry | None = field(default_factory=Geometry)
     optimizer: str = "cbo"
     initial_points: int = 8
     optimizer_options: dict[str, Any] = field(default_factory=dict)

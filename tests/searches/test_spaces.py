@@ -57,6 +57,7 @@ def test_there_are_the_searches_of_the_documentation() -> None:
 def test_every_configuration_is_a_valid_trial_of_every_rung(name: str, data: CampaignData) -> None:
     """And its network can be built: its weights, its cost and what it sees follow from its description."""
     search = shipped(name)
+    assert search.geometry is not None
     configurations = sampled(search, data, 300)
     assert len(configurations) == 300
     networks: set[str] = set()
@@ -100,7 +101,9 @@ def test_the_same_configuration_of_two_rungs_differs_in_its_steps_alone(name: st
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_generated_volume_is_large_enough(name: str) -> None:
-    divide(PHANTOM_SHAPE, shipped(name).geometry)
+    geometry = shipped(name).geometry
+    assert geometry is not None
+    divide(PHANTOM_SHAPE, geometry)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -211,7 +214,9 @@ def test_thresholds_need_a_model() -> None:
 
 def test_thresholds_prepare_the_geometry_of_the_model(tmp_path: Path) -> None:
     large = checkpoint(tmp_path / "large", PUBLISHED)
-    assert geometry_for(shipped("inference_thresholds").geometry, large) == Geometry((33, 33, 33), (8, 8, 8))
+    geometry = shipped("inference_thresholds").geometry
+    assert geometry is not None
+    assert geometry_for(geometry, large) == Geometry((33, 33, 33), (8, 8, 8))
 
 
 def test_precisions_are_crossed_and_repeated_with_other_seeds(data: CampaignData) -> None:

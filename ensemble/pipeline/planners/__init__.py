@@ -5,17 +5,17 @@ from __future__ import annotations
 from ensemble.pipeline.planners.contract import Planner
 
 
-def planner_for(stage: str, waits_for_tiles: bool = False) -> Planner:
-    """`waits_for_tiles`: sections whose tiles are not all there are still being acquired."""
+def planner_for(stage: str, follow: bool = False) -> Planner:
+    """A planner for one step of the stage.  `follow`: sections are being acquired while the pipeline runs."""
     # Only what a pipeline uses is imported: a planner knows its stage, and what that needs.
     if stage == "montage":
         from ensemble.pipeline.planners.montage import MontagePlanner
 
-        return MontagePlanner(waits_for_tiles)
+        return MontagePlanner(follow)
     if stage == "alignment":
         from ensemble.pipeline.planners.alignment import AlignmentPlanner
 
-        return AlignmentPlanner()
+        return AlignmentPlanner(follow)
     if stage == "masking":
         from ensemble.pipeline.planners.masking import MaskingPlanner
 

@@ -85,6 +85,9 @@ class Progress(Protocol):
     def outcome(self, task: Task) -> Outcome | None:
         """How this very task ended; None where it has not, or where its result is not there any more."""
 
+    def spoil(self, key: str) -> None:
+        """Say that what this task made is damaged: it has to be done again."""
+
     def unfinished(self, step: str) -> set[str]:
         """Keys of tasks of the step that are submitted and have not ended."""
 
@@ -127,9 +130,13 @@ class StepContext:
         depends: Any,
         after: tuple[str, ...] = (),
         outputs: tuple[str, ...] = (),
+        claims: tuple[str, ...] = (),
         tags: Mapping[str, str] | None = None,
     ) -> Task:
-        """The task that does one unit of the step; `depends` is, as plain JSON, all that its result depends on."""
+        """The task that does one unit of the step; `depends` is, as plain JSON, all that its result depends on.
+
+        `claims`: the parts of the step's output that it writes, where these may be divided in another way; else `unit`.
+        """
         step = self.step
         key = f"{self.name}/{unit}-{json_hash(depends)[:12]}"
         return Task(
@@ -139,6 +146,7 @@ class StepContext:
             {"step": self.name, **(tags or {})},
             after=after,
             outputs=outputs,
+            claims=tuple(f"{self.name}/{claim}" for claim in claims),
             num_nodes=step.num_nodes,
             ranks_per_node=step.ranks_per_node,
             wall_time_min=step.wall_time_min,
@@ -150,10 +158,11 @@ class Planner(Protocol):
     """Plans the steps of one stage.
 
     Attributes:
-        streams: parameters whose step need not be settled: the planner looks at its sections one by one.
+        streams: parameters whose step, where it is of the stage given, need not be settled: the planner looks at its
+            sections one by one.
     """
 
-    streams: frozenset[str]
+    streams: Mapping[str, str]
 
     def plan(self, context: StepContext, progress: Progress) -> StepPlan:
         """The step as it stands.
@@ -161,13 +170,14 @@ class Planner(Protocol):
         Raises ParameterError or DataError where the step's parameters or what they name cannot work.
         """
 
+    def decides(self, step: Step) -> frozenset[str]:
+        """Parameters of the stage that the planner sets; a step does not give them."""
+
+    def gives(self, step: Step) -> frozenset[str]:
+        """Names that `${step.name}` may have."""
+
     def values(self, output: Path) -> dict[str, Any]:
         """What `${step.name}` stands for before anything is done: the places that the stage writes."""
-
-
-def unit_of(key: str) -> str:
-    """`step/unit` of a task's key."""
-    return key.rpartition("-")[0]
 
 
 def in_parts(numbers: list[int], grain: int) -> list[list[int]]:

@@ -10,6 +10,7 @@ from typing import Any
 from apps.core.parameters import json_hash
 from apps.core.volumes import open_volume
 from apps.masking.stage import MaskingParameters
+from ensemble.pipeline.definition import Step
 from ensemble.pipeline.fingerprints import fingerprint
 from ensemble.pipeline.planners.contract import (
     Progress,
@@ -20,16 +21,20 @@ from ensemble.pipeline.planners.contract import (
     section_range,
 )
 from ensemble.pipeline.planners.single import SinglePlanner
+from ensemble.pipeline.references import step_named_by
 
 
 class MaskingPlanner:
     """By the action: `train` is a single job, anything else masks the whole volume."""
 
-    streams: frozenset[str] = frozenset()
+    streams: Mapping[str, str] = {}
+
+    def __init__(self) -> None:
+        self._single = SinglePlanner()
 
     def plan(self, context: StepContext, progress: Progress) -> StepPlan:
         if context.parameters.get("action") == "train":
-            return SinglePlanner().plan(context, progress)
+            return self._single.plan(context, progress)
         parameters = MaskingParameters.from_json(
             {**context.parameters, "action": "segment"}, where=f"step {context.name}"
         )
@@ -45,7 +50,7 @@ class MaskingPlanner:
         prepare = context.task(
             "prepare",
             {**context.parameters, "action": "prepare", "first_section": first, "sections": None},
-            [volume.shape, own],
+            [volume.shape, first, own],
             after=context.parents(),
             outputs=(str(context.output / "masks.zarr"),),
         )
@@ -61,6 +66,7 @@ class MaskingPlanner:
                 [own, model, first, [[number, planes[number]] for number in part]],
                 after=(prepare.key, *context.parents()),
                 outputs=tuple(str(context.output / "sections" / f"{number:05d}.json") for number in part),
+                claims=tuple(f"{number:05d}" for number in part),
                 tags={"sections": section_range(part)},
             )
             tasks.append(task)
@@ -79,6 +85,17 @@ class MaskingPlanner:
             sections=sections,
             identity=json_hash([[number, status.key, status.state] for number, status in sections.items()]),
         )
+
+    def decides(self, step: Step) -> frozenset[str]:
+        if step.parameters.get("action") == "train":
+            return frozenset()
+        own_volume = step_named_by(step.parameters, "image") is None
+        return frozenset({"action", "sections"} if own_volume else {"action", "sections", "first_section"})
+
+    def gives(self, step: Step) -> frozenset[str]:
+        if step.parameters.get("action") == "train":
+            return self._single.gives(step)
+        return frozenset(self.values(Path()))
 
     def values(self, output: Path) -> dict[str, Any]:
         return {"output": str(output), "masks": str(output / "masks.zarr")}

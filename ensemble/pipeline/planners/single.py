@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from apps.core.stage import load_stage
+from ensemble.pipeline.definition import Step
 from ensemble.pipeline.fingerprints import fingerprint
 from ensemble.pipeline.planners.contract import Progress, StepContext, StepPlan
 
+OUTPUT = "output"
+
 
 class SinglePlanner:
-    """One task, once the steps before are settled; it gives the fields of its result."""
+    """One task, once the steps before are settled; it gives the fields of its result.
 
-    streams: frozenset[str] = frozenset()
+    The user's files that its parameters name are looked at once: whatever changes them later, the task itself perhaps,
+    is for the next run.
+    """
+
+    streams: Mapping[str, str] = {}
+
+    def __init__(self) -> None:
+        self._read: list[Any] | None = None
 
     def plan(self, context: StepContext, progress: Progress) -> StepPlan:
         load_stage(context.step.stage).parameters.from_json(context.parameters, where=f"step {context.name}")
-        read = {name: value for name, value in context.step.parameters.items() if name != "output"}
-        depends = [context.step.stage, context.parameters, context.upstream, fingerprint(read)]
+        if self._read is None:
+            self._read = fingerprint(_without_outputs(context.step.parameters))
+        depends = [context.step.stage, context.parameters, context.upstream, self._read]
         task = context.task("run", context.parameters, depends, after=context.parents(), outputs=_outputs(context))
         outcome = progress.outcome(task)
         if outcome is None or outcome.record is None:
@@ -26,10 +38,23 @@ class SinglePlanner:
         values = {**self.values(context.output), **outcome.record["result"]}
         return StepPlan((task,), settled=True, values=values, identity=task.key)
 
+    def decides(self, step: Step) -> frozenset[str]:
+        return frozenset()
+
+    def gives(self, step: Step) -> frozenset[str]:
+        return frozenset({OUTPUT, *load_stage(step.stage).result.__struct_fields__})
+
     def values(self, output: Path) -> dict[str, Any]:
-        return {"output": str(output)}
+        return {OUTPUT: str(output)}
 
 
 def _outputs(context: StepContext) -> tuple[str, ...]:
-    output = context.parameters.get("output")
+    output = context.parameters.get(OUTPUT)
     return (str(output),) if isinstance(output, str) else ()
+
+
+def _without_outputs(value: Any) -> Any:
+    """`value` (plain JSON) without what is written: parameters named `output`, at whatever depth."""
+    if isinstance(value, dict):
+        return {name: _without_outputs(item) for name, item in value.items() if name != OUTPUT}
+    return [_without_outputs(item) for item in value] if isinstance(value, list | tuple) else value

@@ -19,6 +19,7 @@ from apps.core.progress import silent
 from apps.core.stage import load_stage
 from apps.core.volumes import open_volume, open_volume_to_write, write_volume
 from apps.masking.classes import NOT_ANNOTATED, OUTSIDE
+from apps.masking.records import SectionRecord
 
 SECTIONS = 8
 
@@ -116,11 +117,30 @@ def test_annotations_are_the_classes_of_the_sections_asked_for(made: Path, tmp_p
     assert image[5][found[5] == 1].mean() > image[5][found[5] == 0].mean() + 15
 
 
+def write_record(file: Path, section: int) -> None:
+    """What the masking stage writes last of a section."""
+    scores = {"expected_dice": None, "entropy": None, "boundary_sharpness": None}
+    record: dict[str, Any] = {
+        "section": section,
+        "plane": section,
+        "identity": "x",
+        "fractions": {},
+        **scores,
+        "faults": [],
+    }
+    SectionRecord.from_json(record).save(file)
+
+
 def test_masks_are_compared_but_for_the_sections_they_were_learnt_from(made: Path, tmp_path: Path) -> None:
     every = audit(made, tmp_path / "truth", action="annotate", annotated=list(range(SECTIONS)))
     assert every.labels is not None
     truth = open_volume(every.labels)
     write_volume(tmp_path / "masks" / "masks.zarr", truth.read(), (1.0, 1.0, 1.0), (1, 64, 64))
+    nothing = audit(made, tmp_path / "nothing", masking=str(tmp_path / "masks"))
+    assert errors_of(nothing, "masking") == {}, "no section has been masked yet"
+    (tmp_path / "masks" / "sections").mkdir()
+    for number in range(SECTIONS):
+        write_record(tmp_path / "masks" / "sections" / f"{number:05d}.json", number)
     perfect = audit(made, tmp_path / "perfect", masking=str(tmp_path / "masks"))
     assert set(errors_of(perfect, "masking").values()) == {0.0} and perfect.dice["vessel"] == 1.0
 

@@ -96,7 +96,8 @@ def test_a_model_that_is_there_is_kept(folder: Path) -> None:
     assert contents(folder / "trained") == before
 
 
-def test_a_damaged_model_is_named_and_made_again(folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_model_is_named_and_made_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learn_nothing(monkeypatch)
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     weights = tmp_path / "trained" / "model" / "weights.npz"
     with np.load(weights) as file:
@@ -116,45 +117,62 @@ def test_a_damaged_model_is_named_and_made_again(folder: Path, tmp_path: Path) -
 
 
 def test_a_training_that_was_killed_goes_on_to_the_same_weights(folder: Path, tmp_path: Path) -> None:
-    """kill -9 of the process, after its first checkpoints."""
+    """kill -9 of the process, after its first checkpoint; the other one, of the fixture, ran through."""
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     file = tmp_path / "parameters.json"
-    steps = {"steps": 150, "checkpoint_every": 5}
-    training(tmp_path, "killed", **steps).save(file)
+    parameters = training(tmp_path, "killed", checkpoint_every=1)
+    parameters.save(file)
     command = [sys.executable, "-m", "apps.masking", str(file)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / "killed" / "checkpoint"
     limit = time.monotonic() + 90
     while not (checkpoint / "state.npz").exists() and process.poll() is None and time.monotonic() < limit:
-        time.sleep(0.02)
+        time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed" / "model").exists()
-    reached = []
-    run(training(tmp_path, "killed", **steps), lambda done, total, what="": reached.append((done, what)))
-    trained = [done for done, what in reached if what.startswith("training")]
-    assert 5 < trained[0] < 150
-    assert trained[-1] == 150
-    run(training(tmp_path, "whole", **steps), silent)
-    killed, whole = (load_model(tmp_path / name / "model") for name in ("killed", "whole"))
+    steps = run_and_note_steps(parameters)
+    assert 1 < steps[0] <= 60
+    assert steps[-1] == 60
+    killed, whole = (load_model(tmp_path / name / "model") for name in ("killed", "trained"))
     assert killed.info.checksum == whole.info.checksum
     assert killed.info.loss == whole.info.loss
+    assert not checkpoint.exists()
 
 
-def test_a_checkpoint_of_another_training_is_no_use(folder: Path, tmp_path: Path) -> None:
+def run_and_note_steps(parameters: MaskingParameters) -> list[float]:
+    """The steps that a run of the training does."""
+    steps = []
+
+    def note(done: float, total: float, what: str = "") -> None:
+        if what.startswith("training"):
+            steps.append(done)
+
+    run(parameters, note)
+    return steps
+
+
+def test_a_checkpoint_of_another_training_is_no_use(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    learn_nothing(monkeypatch)
 
     def stop(done: float, total: float, what: str = "") -> None:
         if what.startswith("training") and done == 11:
             raise StopError
 
-    with pytest.raises(StopError):
-        run(training(tmp_path, "new", steps=12), stop)
+    for _ in range(2):
+        with pytest.raises(StopError):
+            run(training(tmp_path, "new", steps=12), stop)
     assert (tmp_path / "new" / "checkpoint").is_dir()
-    reached = []
-    run(training(tmp_path, "new", steps=8), lambda done, total, what="": reached.append((done, what)))
-    assert next(done for done, what in reached if what.startswith("training")) == 1
+    assert run_and_note_steps(training(tmp_path, "new", steps=8)) == list(range(1, 9))
     assert load_model(tmp_path / "new" / "model").info.steps == 8
+
+
+def learn_nothing(monkeypatch: pytest.MonkeyPatch, loss: float = 1.0) -> None:
+    """Steps leave the weights as they are: no network is compiled, for what is not about learning."""
+    monkeypatch.setattr("apps.masking.trainer._compile", lambda model, optimizer: lambda images, shares: loss)
 
 
 def test_what_cannot_be_trained_on_is_refused_before_any_work(tmp_path: Path) -> None:
@@ -185,7 +203,7 @@ def test_what_cannot_be_trained_on_is_refused_before_any_work(tmp_path: Path) ->
 
 def test_a_training_that_diverges_says_so(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr("apps.masking.trainer._compile", lambda model, optimizer: lambda images, shares: float("nan"))
+    learn_nothing(monkeypatch, loss=float("nan"))
     with pytest.raises(DivergedError, match="the loss is nan at step 0; lower learning_rate"):
         run(training(tmp_path, "new"), silent)
     assert not (tmp_path / "new" / "model").exists()
@@ -220,8 +238,10 @@ def test_sections_that_were_not_seen_are_masked(masked: Path) -> None:
         told = record(masked, section)
         shares = np.bincount(found[section].ravel(), minlength=4) / found[section].size
         assert list(told.fractions.values()) == pytest.approx(shares.tolist(), abs=1e-6)
+        assert told.expected_dice is not None
         assert told.entropy is not None
         assert told.boundary_sharpness is not None
+        assert 0.7 < told.expected_dice <= 1
         assert 0 < told.entropy < 1
         assert 0.3 < told.boundary_sharpness <= 1
         assert told.faults == ()
@@ -351,7 +371,11 @@ def test_quality_is_read_from_the_records(folder: Path, masked: Path) -> None:
     found = quality.read(masked / "out", None)
     assert [entry.section for entry in found] == [0, 1, 2, 3]
     told = record(masked, 2)
-    assert found[2].values == {"entropy": told.entropy, "boundary_sharpness": told.boundary_sharpness}
+    assert found[2].values == {
+        "expected_dice": told.expected_dice,
+        "entropy": told.entropy,
+        "boundary_sharpness": told.boundary_sharpness,
+    }
     assert set(found[2].values) == {measure.name for measure in quality.measures}
     assert set(quality.default_gate) <= set(found[2].values)
     (masked / "out" / "sections" / "00001.json").unlink()

@@ -37,10 +37,11 @@ def test_measures_are_those_of_the_records(output: Path) -> None:
     assert [good.section, poor.section, blank.section] == [2, 5, 6]
     for quality in (good, poor, blank):
         record = SectionRecord.load(output / "sections" / f"{quality.section:05d}.json")
-        assert quality.values == record.scores.to_dict()
+        present = 0.0 if quality is blank else 1.0
+        assert quality.values == {"tiles_present": present, **record.scores.to_dict()}
         assert quality.faults == tuple(fault.message for fault in record.faults)
     assert good.faults == () and "no overlap" in poor.faults[0] and "blank" not in poor.faults[0]
-    assert set(blank.values.values()) == {None}
+    assert {name for name, value in blank.values.items() if value is not None} == {"tiles_present"}
 
 
 def test_the_default_gate_lets_the_good_pass_and_holds_the_poor(output: Path) -> None:
@@ -56,6 +57,15 @@ def test_the_default_gate_lets_the_good_pass_and_holds_the_poor(output: Path) ->
 
     assert worse(good.values) == set()
     assert worse(poor.values) == {"overlap_correlation", "tiles_connected"}
+
+
+def test_a_section_that_has_lost_a_tile_says_so_though_no_pair_is_left(tmp_path: Path) -> None:
+    table = write(tmp_path, {0: cut(seed=1, grid=(1, 2)), 1: cut(seed=2, grid=(1, 2))})
+    next((tmp_path / "tiles").glob("000_*.tif")).unlink()
+    run(MontageParameters(tiles=str(table), output=str(tmp_path / "out"), search=20, chunk=128), silent)
+    found = read(tmp_path / "out", (0,))[0].values
+    assert found["tiles_present"] == 0.5 < QUALITY.default_gate["tiles_present"]
+    assert found["overlap_correlation"] is None
 
 
 def test_a_section_that_is_not_done_is_absent(output: Path, tmp_path: Path) -> None:

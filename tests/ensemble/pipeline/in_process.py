@@ -27,7 +27,10 @@ class StageJobs:
         self._before = before
 
     def submit(self, task: Task) -> Future[Outcome]:
-        assert all(key in self.ended for key in task.after), f"{task.key} waits for what was never done: {task.after}"
+        for key in task.after:
+            assert self.ended[key].failure is None, (
+                f"{task.key} has a parent that failed, {key}: Balsam never starts it"
+            )
         self.submitted.append(task.key)
         self.tasks[task.key] = task
         future: Future[Outcome] = Future()
@@ -50,6 +53,9 @@ class StageJobs:
     def unfinished(self) -> set[str]:
         return set()
 
+    def withdraw(self, keys: Iterable[str]) -> set[str]:
+        return set(keys)  # they have ended
+
     def forget(self, keys: Iterable[str]) -> None:
         for key in keys:
             self.ended.pop(key, None)
@@ -62,3 +68,48 @@ class StageJobs:
         units = [key.rpartition("-")[0] for key in self.submitted]
         self.submitted.clear()
         return units
+
+
+class QueueJobs(StageJobs):
+    """Jobs wait in a queue until they are started, and go on until they are finished; both outlive an engine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: list[str] = []
+        self.started: list[str] = []
+        self.withdrawn: set[str] = set()
+        self._futures: dict[str, Future[Outcome]] = {}
+
+    def submit(self, task: Task) -> Future[Outcome]:
+        if task.key not in self._futures:
+            self.submitted.append(task.key)
+            self.tasks[task.key] = task
+            self._futures[task.key] = Future()
+            self.queue.append(task.key)
+        return self._futures[task.key]
+
+    def start(self, count: int) -> None:
+        self.started += self.queue[:count]
+        del self.queue[:count]
+
+    def finish(self) -> None:
+        for key in self.started:
+            self.ended[key] = self._do(self.tasks[key])
+            self._futures[key].set_result(self.ended[key])
+        self.started.clear()
+
+    def unfinished(self) -> set[str]:
+        return {*self.queue, *self.started}
+
+    def forget(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self.ended.pop(key, None)
+            self._futures.pop(key, None)
+
+    def withdraw(self, keys: Iterable[str]) -> set[str]:
+        waiting = set(keys) & set(self.queue)
+        self.withdrawn |= waiting
+        self.queue = [key for key in self.queue if key not in waiting]
+        for key in waiting:
+            del self._futures[key]
+        return set(keys) & set(self.started)

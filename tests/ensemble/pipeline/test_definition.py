@@ -56,7 +56,7 @@ def test_without_a_gate_of_its_own_a_step_has_the_one_that_its_stage_suggests() 
             {"montage": {**MONTAGE, "parameters": {"tile": "x"}}},
             r"unknown parameter tile; expected some of tiles",
         ),
-        ({"montage": {**MONTAGE, "parameters": {"tiles": "x", "search": -1}}}, r"step montage: .*>= 1"),
+        ({"montage": {**MONTAGE, "parameters": {"tiles": "./x", "search": -1}}}, r"step montage: .*>= 1"),
         (
             {"montage": MONTAGE, "a": {**ALIGNMENT, "parameters": {"montage": "${montage.output}", "workers": 0}}},
             r"step a: wo",
@@ -70,7 +70,7 @@ def test_without_a_gate_of_its_own_a_step_has_the_one_that_its_stage_suggests() 
         ),
         ({"montage": MONTAGE, "a": {**ALIGNMENT, "parameters": {"montage": "${montage}"}}}, r"of the form"),
         ({"montage": {**MONTAGE, "after": ["phantom"]}}, r"names the step 'phantom'"),
-        ({"a/b": MONTAGE}, r"step name 'a/b'"),
+        ({"a/b": MONTAGE}, r"step 'a/b'"),
         ({}, r"steps"),
     ],
 )
