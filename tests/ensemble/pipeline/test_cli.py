@@ -9,12 +9,17 @@ import pytest
 from rich.console import Console
 
 from analysis.quality import COLUMNS
+from apps.core.errors import EnsembleError, FailureKind
 from ensemble.campaigns import CampaignPlan, create_campaign
+from ensemble.cli.run import _conclude
 from ensemble.display import Display
+from ensemble.jobs import Outcome, Task
 from ensemble.pipeline.definition import Pipeline
+from ensemble.pipeline.engine import Look
 from ensemble.pipeline.gates import load_acceptances
+from ensemble.pipeline.planners.contract import StepPlan
 from ensemble.pipeline.quality_table import write_table
-from ensemble.pipeline.run import run_pipeline
+from ensemble.pipeline.run import RunReport, failures_of, run_pipeline
 from tests.ensemble.pipeline.in_process import StageJobs
 from tests.ensemble.pipeline.microscope import ALIGNMENT, MONTAGE, acquire, list_sections, spoil
 from tests.ensemble.test_cli import call
@@ -112,6 +117,48 @@ def test_a_pipeline_that_cannot_work_is_refused_before_anything_is_made(capsys: 
     assert not (tmp_path / "home").exists() and not (tmp_path / "out").exists()
     code, _, err = call(capsys, "run", str(tmp_path / "none.yml"))
     assert code == 2 and "no such pipeline file" in err
+
+
+def test_a_table_that_is_not_there_is_said_before_anything_is_started(capsys: Capture, tmp_path: Path) -> None:
+    file = tmp_path / "flow.yml"
+    file.write_text("steps:\n  montage: {stage: montage, parameters: {tiles: ./tiles.csv}}\n")
+    for more in ((), ("--dry-run",)):
+        code, _, err = call(capsys, "run", str(file), "--home", str(tmp_path / "home"), *more)
+        assert code == 2 and "step montage" in err and "tiles.csv: no such file" in err
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("failure", "held", "settled", "code"),
+    [
+        (None, [], True, 0),
+        (None, [3], True, 4),
+        (None, [], False, 1),
+        (FailureKind.KILLED, [3], False, 1),
+        (FailureKind.BAD_CONFIGURATION, [], False, 2),
+    ],
+)
+def test_exit_codes(
+    failure: FailureKind | None, held: list[int], settled: bool, code: int, tmp_path: Path, capsys: Capture
+) -> None:
+    pipeline = Pipeline.from_json({"name": "a", "steps": {"s": {"stage": "simulation", "parameters": {"seconds": 1}}}})
+    task, outcomes = Task("s/run-1", "simulation", {}), dict[str, Outcome]()
+    if failure is not None:
+        outcomes[task.key] = Outcome(task.key, 1, None, failure, "went wrong")
+    look = Look({"s": StepPlan((task,), settled)}, outcomes, frozenset())
+    users_fault = failure is FailureKind.BAD_CONFIGURATION
+    failures = tuple(failures_of(look))
+    report = RunReport(look, tmp_path / "t", tmp_path / "p", failures, {"s": held} if held else {}, users_fault)
+    found = 0
+    try:
+        _conclude(pipeline, report)
+    except EnsembleError as error:
+        found = error.exit_code
+        assert ("went wrong" in str(error)) == (failure is not None)
+    except SystemExit as end:
+        found = int(end.code or 0)
+    assert found == code
+    assert ("ensemble gate accept a s --sections 3" in capsys.readouterr().out) == bool(held)
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(capsys: Capture, tmp_path: Path) -> None:
