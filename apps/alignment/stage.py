@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from apps.alignment.locks import solving_alone, using_volume
 from apps.alignment.pairing import match_section
@@ -101,6 +102,11 @@ def run(parameters: AlignmentParameters, report: Reporter) -> AlignmentResult:
     Raises DataError where there is no section to align, or the output cannot be written, ParameterError where a section
     or group that is asked for is not part of the stack, StateError where an earlier action has not been done.
     """
+    with threadpool_limits(1):  # small matrices gain nothing from threads, and jobs share a node
+        return _do(parameters, report)
+
+
+def _do(parameters: AlignmentParameters, report: Reporter) -> AlignmentResult:
     work = _Work(parameters, report)
     match parameters.action:
         case "match":
@@ -220,13 +226,18 @@ class _Work:
             yield from (function(self._parameters, number) for number in numbers)
             return
         # Fresh processes: a fork would copy the threads' locks of whatever has been imported.
-        with ProcessPoolExecutor(self._parameters.workers, get_context("spawn")) as pool:
+        with ProcessPoolExecutor(self._parameters.workers, get_context("spawn"), _keep_to_one_core) as pool:
             yield from pool.map(function, [self._parameters] * len(numbers), numbers)
 
 
 def _stack(parameters: AlignmentParameters) -> Stack:
     p = parameters
     return open_stack(p.montage, p.output, p.first, p.last, p.damaged, p.held)
+
+
+def _keep_to_one_core() -> None:
+    """Of a worker process: the processes are as many as there shall be threads."""
+    threadpool_limits(1)
 
 
 def _match(parameters: AlignmentParameters, section: int) -> tuple[int, int]:
