@@ -55,8 +55,8 @@ class TaskBook:
 
         That is where it failed in an earlier run, or where what it made is damaged, has gone, or was replaced since.
         """
-        outcome = self._jobs.outcome(task.key)
-        if outcome is None or task.key in self.running():
+        outcome, future = self._jobs.outcome(task.key), self._futures.get(task.key)
+        if outcome is None or (future is not None and not future.done()):
             return None
         if outcome.failure is not None:
             return outcome if self._counts(task.key, outcome.failure) else None
@@ -85,7 +85,10 @@ class TaskBook:
         return frozenset(self._spoilt)
 
     def running(self) -> set[str]:
-        """Keys of tasks that are submitted and have not ended, those of an earlier driver among them."""
+        """Keys of tasks that are submitted and have not ended, those of an earlier driver among them.
+
+        To be asked before outcomes are: what has ended since is taken note of here.
+        """
         for key in self._jobs.unfinished() - self._futures.keys():
             if step_of(key) in self._steps:
                 self._futures[key] = self._jobs.submit(Task(key, "", {}))  # it has a job: its future follows that

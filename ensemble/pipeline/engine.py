@@ -147,13 +147,13 @@ class Engine:
 
     def look(self) -> Look:
         """Plan every step, and submit nothing."""
-        spoilt = self._book.spoilt
+        running, spoilt = frozenset(self._book.running()), self._book.spoilt
         plans, broken = self._plan_all()
         if self._book.spoilt != spoilt:  # planning came upon damaged results: their tasks are not done
             plans, broken = self._plan_all()
         tasks = [task for plan in plans.values() for task in plan.tasks]
         outcomes = {task.key: outcome for task in tasks if (outcome := self.outcome(task)) is not None}
-        return Look(plans, outcomes, frozenset(self._book.running()), broken)
+        return Look(plans, outcomes, running, broken)
 
     def _plan_all(self) -> tuple[Plans, dict[str, str]]:
         plans: Plans = {}
@@ -199,9 +199,6 @@ class Engine:
 
     def outcome(self, task: Task) -> Outcome | None:
         return self._book.outcome(task)
-
-    def unfinished(self, step: str) -> set[str]:
-        return {key for key in self._book.running() if step_of(key) == step}
 
     def spoil(self, key: str) -> None:
         self._book.spoil(key)

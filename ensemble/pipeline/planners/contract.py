@@ -88,9 +88,6 @@ class Progress(Protocol):
     def spoil(self, key: str) -> None:
         """Say that what this task made is damaged: it has to be done again."""
 
-    def unfinished(self, step: str) -> set[str]:
-        """Keys of tasks of the step that are submitted and have not ended."""
-
     def judged(self, step: str, output: Path, done: Mapping[int, str]) -> Mapping[int, SectionStatus]:
         """Where the sections are that are done (number -> key of the task): what the stage measured, and the gate."""
 
