@@ -114,6 +114,7 @@ class TaskBook:
     def submit(self, tasks: Iterable[Task]) -> None:
         """Have tasks done, in their order."""
         new = list(tasks)
+        coming = {task.key for task in new}
         # Whatever ended before, badly or with a result that has gone, is done anew.
         self._jobs.forget([task.key for task in new if self._jobs.outcome(task.key) is not None])
         self._ledger.begin(new)
@@ -121,12 +122,9 @@ class TaskBook:
             self._starts[task.key] = self._starts.get(task.key, 0) + 1
             self._failed.pop(task.key, None)
             self._spoilt.discard(task.key)
-            self._futures[task.key] = self._jobs.submit(replace(task, after=self._good(task.after, new)))
-
-    def _good(self, parents: Iterable[str], new: list[Task]) -> tuple[str, ...]:
-        """The parents that a job can have: Balsam never starts the child of a job that failed."""
-        coming = {task.key for task in new}
-        return tuple(key for key in parents if key in coming or self._ended_well(key))
+            # Balsam never starts the child of a job that failed.
+            parents = tuple(key for key in task.after if key in coming or self._ended_well(key))
+            self._futures[task.key] = self._jobs.submit(replace(task, after=parents))
 
     def _ended_well(self, key: str) -> bool:
         outcome = self._jobs.outcome(key)
