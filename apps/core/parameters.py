@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import typing
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -72,15 +73,23 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ParameterError(f"{where}: {error}; {cls.__name__} has the fields {known}") from None
 
     @classmethod
+    def check_names(cls, names: Collection[str]) -> None:
+        """Raise ParameterError where one of the names is no field, or a field without a default is missing."""
+        unknown = [name for name in names if name not in cls.__struct_fields__]
+        if unknown:
+            known = ", ".join(cls.__struct_fields__)
+            raise ParameterError(f"unknown parameter {', '.join(unknown)}; expected some of {known}")
+        missing = [field.name for field in msgspec.structs.fields(cls) if field.required and field.name not in names]
+        if missing:
+            raise ParameterError(f"parameter {', '.join(missing)} is missing; {cls.__name__} has no default for it")
+
+    @classmethod
     def check_fields(cls, data: dict[str, Any]) -> None:
         """Check some fields of decoded JSON, where others are not known yet.
 
-        Raises ParameterError that names one that is unknown, or whose value is of the wrong type or out of range.
+        Raises ParameterError that names one whose value is of the wrong type or out of range.
         """
         types = _field_types(cls)
-        unknown = [name for name in data if name not in types]
-        if unknown:
-            raise ParameterError(f"unknown parameter {', '.join(unknown)}; expected some of {', '.join(types)}")
         for name, value in data.items():
             try:
                 msgspec.convert(value, types[name], strict=True)

@@ -59,7 +59,10 @@ class TrainSettings(Parameters, frozen=True, kw_only=True):
 
     def check(self) -> None:
         if self.warmup_steps >= self.steps:
-            raise ParameterError(f"warmup_steps = {self.warmup_steps}: expected fewer than steps = {self.steps}")
+            raise ParameterError(
+                f"training.warmup_steps = {self.warmup_steps} (20 where it is not given): expected fewer than "
+                f"training.steps = {self.steps}"
+            )
         for name, box in (("box", self.box), ("validation_box", self.validation_box)):
             if box is not None and box.empty:
                 raise ParameterError(f"{name} {box}: is empty; give one with voxels in it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ensemble.campaigns import Campaign
-    from ensemble.pipeline.gates import Miss
+    from ensemble.pipeline.gates import Acceptance, Miss
 
 sections_option = click.option(
     "--sections", type=Sections(), help="Their numbers: 7,9-12.  [default: with --all, all that are held]"
@@ -43,19 +44,29 @@ def ls(campaign_name: str, home: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    campaign, table = _open(home, campaign_name)
-    from analysis.quality import hold_reasons
+    from ensemble.pipeline.gates import judge, load_acceptances
 
-    rows = hold_reasons(table, ("held", "accepted"))
-    if rows.empty:
+    campaign, table = _open(home, campaign_name)
+    known = load_acceptances(campaign.folder)
+    shown = Table()
+    for label in ("step", "section", "state", "why", "accepted by"):
+        shown.add_column(label, justify="right" if label == "section" else "left")
+    for step in dict.fromkeys(table["step"]):
+        for section, missed in _missed(table, step).items():
+            acceptance = known.of(step, section)
+            state = judge(missed, acceptance)
+            by = _who(acceptance) if acceptance is not None and state == "accepted" else ""
+            shown.add_row(step, str(section), state, "; ".join(map(str, missed)), by)
+    if not shown.row_count:
         click.echo(f"campaign {campaign.name}: no gate holds a section")
         return
-    shown = Table()
-    for label in ("step", "section", "state", "why"):
-        shown.add_column(label, justify="right" if label == "section" else "left")
-    for _, row in rows.iterrows():
-        shown.add_row(row["step"], str(row["section"]), row["state"], row["reason"])
     Console().print(shown)
+
+
+def _who(acceptance: Acceptance) -> str:
+    """Who, when and why, in a line."""
+    when = time.strftime("%F", time.localtime(acceptance.when))
+    return f"{acceptance.who}, {when}" + (f": {acceptance.reason}" if acceptance.reason else "")
 
 
 @gate.command("accept")
@@ -75,11 +86,13 @@ def accept(
     if (sections is None) == (not every):
         raise ParameterError("which sections: give either --sections 7,9-12 or --all")
     campaign, table = _open(home, campaign_name)
-    held = _held(table, step)
+    known = gates.load_acceptances(campaign.folder)
+    missed = _missed(table, step)
+    held = {n: misses for n, misses in missed.items() if gates.judge(misses, known.of(step, n)) == "held"}
     strange = [number for number in sections or () if number not in held]
     if strange:
-        known = ", ".join(map(str, held)) or "none"
-        raise ParameterError(f"step {step}, sections {strange}: its gate does not hold them; it holds {known}")
+        others = ", ".join(map(str, held)) or "none"
+        raise ParameterError(f"step {step}, sections {strange}: its gate does not hold them; it holds {others}")
     chosen = {number: held[number] for number in (held if sections is None else sections)}
     if not chosen:
         click.echo(f"step {step}: its gate holds nothing")
@@ -121,17 +134,20 @@ def _open(home: Path, name: str) -> tuple[Campaign, pd.DataFrame]:
         raise StateError(f"campaign {name}: {error}; `ensemble run` writes it") from error
 
 
-def _held(table: pd.DataFrame, step: str) -> dict[int, list[Miss]]:
-    """Section -> what it misses, of the sections that the step's gate holds."""
+def _missed(table: pd.DataFrame, step: str) -> dict[int, list[Miss]]:
+    """Section -> what it misses, of the sections that miss something at the gate of the step.
+
+    Raises ParameterError where the table has no such step.
+    """
     from apps.core.errors import ParameterError
     from ensemble.pipeline.gates import Miss
 
     steps = list(dict.fromkeys(table["step"]))
     if step not in steps:
         raise ParameterError(f"step {step!r}: no such step; the table has {', '.join(steps)}")
-    rows = table[(table["step"] == step) & (table["state"] == "held")]
-    held: dict[int, list[Miss]] = {int(number): [] for number in rows["section"]}
+    rows = table[(table["step"] == step) & table["state"].isin(("held", "accepted"))]
+    missed: dict[int, list[Miss]] = {}
     for _, row in rows[rows["passed"].map(lambda passed: passed is False)].iterrows():
         miss = Miss(row["measure"], float(row["value"]), float(row["threshold"]), row["better"], row["unit"])
-        held[int(row["section"])].append(miss)
-    return held
+        missed.setdefault(int(row["section"]), []).append(miss)
+    return missed

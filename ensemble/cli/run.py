@@ -44,7 +44,9 @@ MOST_NAMED = 12
     metavar="SECONDS",
     help="Go on, and look for new sections in the tile table so often, until interrupted.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be done now, and do nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check the pipeline, say which jobs a run from nothing has, and do nothing."
+)
 @click.option("--keep-service", is_flag=True, help="Leave the Balsam service running at the end.")
 @home_option
 def run(
@@ -65,7 +67,8 @@ def run(
     every section at every step.
 
     \b
-    Exit codes: 0 all is done; 4 all but sections that gates hold; 1 a job failed; 2 wrong parameters or data.
+    Exit codes: 0 all is done; 4 all but sections that gates hold; 1 a job failed; 2 wrong parameters or data; 130
+    interrupted, as --follow always ends.
 
     \b
     Examples:
@@ -79,7 +82,7 @@ def run(
     pipeline, _ = load_pipeline(file)
     folder = (out or Path(pipeline.name)).absolute()
     if dry_run:
-        _say_plan(pipeline, folder)
+        _say_plan(pipeline, folder, workers)
         return
     from ensemble.campaigns import CampaignPlan, create_campaign
     from ensemble.cli.quickstart import SITE, SITE_NODES
@@ -87,7 +90,7 @@ def run(
     from ensemble.pipeline.run import run_pipeline
     from ensemble.session import check_site, open_session
 
-    _check(pipeline, folder, follow_s is not None)
+    _check(pipeline, folder, workers, follow_s is not None)
     if site_name is not None:
         check_site(home, site_name, workers)
     campaign = create_campaign(home, CampaignPlan(name=pipeline.name), folder)
@@ -108,20 +111,31 @@ def run(
     _conclude(pipeline, report)
 
 
-def _check(pipeline: Pipeline, folder: Path, follow: bool) -> Look:
-    """The pipeline as it stands with nothing done; raises ParameterError where a step cannot work, before any job."""
+def _check(pipeline: Pipeline, folder: Path, workers: int, follow: bool) -> Look:
+    """The pipeline as it stands with nothing done; raises ParameterError where a step cannot work, before any job.
+
+    Where sections are waited for the table may be missing still.
+    """
     from apps.core.errors import ParameterError
+    from ensemble.pipeline.definition import missing_inputs
     from ensemble.pipeline.engine import Engine
     from ensemble.pipeline.no_jobs import NoJobs
+    from ensemble.pipeline.run import broken_steps
 
+    wrong = missing_inputs(pipeline)
+    for name, step in pipeline.steps.items():
+        if step.num_nodes > workers:
+            wrong.append(f"step {name}: num_nodes = {step.num_nodes}, and the run has {workers}; give --workers")
     look = Engine(pipeline, folder, NoJobs(), follow).look()
-    if look.broken:
-        raise ParameterError("; ".join(f"step {name}: {message}" for name, message in look.broken.items()))
+    if not follow:
+        wrong += broken_steps(look)
+    if wrong:
+        raise ParameterError("; ".join(wrong))
     return look
 
 
-def _say_plan(pipeline: Pipeline, folder: Path) -> None:
-    _print_steps(pipeline, _check(pipeline, folder, follow=False))
+def _say_plan(pipeline: Pipeline, folder: Path, workers: int) -> None:
+    _print_steps(pipeline, _check(pipeline, folder, workers, follow=False))
     click.echo(
         "nothing was done: these are the jobs of a run from nothing; what is done already is not done again.  Further "
         "jobs of a step (+) are known once what it waits for is there"

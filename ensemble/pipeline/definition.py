@@ -135,7 +135,14 @@ def _from_yaml(file: Path) -> Pipeline:
         raise DataError(f"{file}: cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
         raise ParameterError(f"{file}: expected `name` and `steps`; see docs/workflow.md")
-    return Pipeline.from_json({"name": file.stem, **content}, where=str(file))
+    steps = content.get("steps")
+    if not isinstance(steps, dict):
+        raise ParameterError(f"{file}: expected `steps`, name -> step; see docs/workflow.md")
+    made = {f"{name}": Step.from_json(step, where=f"{file}: step {name}") for name, step in steps.items()}
+    rest = {key: value for key, value in content.items() if key not in ("name", "steps")}
+    if rest:
+        raise ParameterError(f"{file}: unknown field {', '.join(map(str, rest))}; a pipeline has `name` and `steps`")
+    return Pipeline(name=content.get("name", file.stem), steps=made)
 
 
 def _from_python(file: Path) -> Pipeline:
@@ -175,6 +182,8 @@ def _check_step(name: str, step: Step) -> None:
     try:
         stage = load_stage(step.stage)
         _check_paths(step)
+        always = {"output"} & set(stage.parameters.__struct_fields__)  # the pipeline gives it
+        stage.parameters.check_names(always | step.parameters.keys())
         stage.parameters.check_fields({key: value for key, value in step.parameters.items() if not named_steps(value)})
         if not named_steps(step.parameters):
             given = dict(step.parameters)
@@ -197,3 +206,21 @@ def _check_paths(step: Step) -> None:
             raise ParameterError(f"output {value}: expected a place of its own, and no reference; or leave it out")
         if not value.startswith("${"):
             raise ParameterError(f"{name} {value!r}: begin it with ./ (from the pipeline's folder) or with /")
+
+
+def missing_inputs(pipeline: Pipeline) -> list[str]:
+    """What steps read that is not there, a sentence each; a step with `after` may read what an earlier one makes."""
+    missing = []
+    for name, step in pipeline.steps.items():
+        for parameter in PATHS:
+            value = step.parameters.get(parameter)
+            if (
+                parameter in ("output", "tiles")
+                or step.after
+                or not isinstance(value, str)
+                or not value.startswith("/")
+            ):
+                continue
+            if not Path(value).exists() and not Path(value.rpartition(":")[0] or value).exists():
+                missing.append(f"step {name}: {parameter} {value}: is not there")
+    return missing

@@ -163,7 +163,7 @@ class Engine:
                 plans[name] = self._plan(name, step, plans)
             except EnsembleError as error:
                 broken[name] = str(error)
-                plans[name] = StepPlan(waiting=str(error))
+                plans[name] = StepPlan(values=self._planners[name].values(self._folder / name), waiting=str(error))
         return plans, broken
 
     def _plan(self, name: str, step: Step, plans: Plans) -> StepPlan:
@@ -186,7 +186,13 @@ class Engine:
         parameters = resolve(step.parameters, {other: plan.values for other, plan in before.items()})
         if "output" in load_stage(step.stage).parameters.__struct_fields__:
             parameters = {**parameters, "output": str(output)}
-        return planner.plan(StepContext(name, step, parameters, output, before, named), self)
+        plan = planner.plan(StepContext(name, step, parameters, output, before, named), self)
+        gates = [other for other in before if self._waits_for_gate(other, plans)]
+        held = [f"{len(plans[other].held)} held at step {other}" for other in gates]
+        return replace(plan, waiting=f"waits for a gate: {', '.join(held)}") if held and not plan.settled else plan
+
+    def _waits_for_gate(self, step: str, plans: Plans) -> bool:
+        return self._pipeline.steps[step].on_held == "wait" and bool(plans[step].held)
 
     def _seen_from_later(self, name: str, plan: StepPlan) -> StepPlan:
         """A step whose held sections are to be waited for is not settled, and they are not there yet."""

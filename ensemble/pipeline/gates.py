@@ -1,7 +1,8 @@
 """Gates: which sections are good enough for the next step, and which of the others a person has accepted.
 
-An acceptance is of a section as it was measured: it holds for what is no worse than that, and no further.  A section
-that is made anew, and is worse, is held again.
+An acceptance is of a section as it was measured: it holds for what is no worse than that, but for a little (`SLACK`),
+as a stack that has grown moves the measures of all its sections by some.  A section that is made anew, and is worse,
+is held again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from apps.core.parameters import Parameters
 from apps.core.quality import SectionQuality, StageQuality
 
 ACCEPTANCES_FILE = "gates.json"
+
+# How much worse than it was accepted a measure may become, as a share of it.
+SLACK = 0.05
 
 Verdict = Literal["passed", "held", "accepted"]
 
@@ -83,7 +87,7 @@ def judge(missed: Iterable[Miss], acceptance: Acceptance | None) -> Verdict:
     if acceptance is None:
         return "held"
     known = acceptance.values
-    covered = all(miss.measure in known and _good(miss.value, known[miss.measure], miss.better) for miss in missed)
+    covered = all(miss.measure in known and _no_worse(miss, known[miss.measure]) for miss in missed)
     return "accepted" if covered else "held"
 
 
@@ -127,6 +131,11 @@ def _change(folder: Path, step: str, sections: Iterable[int], new: list[Acceptan
         kept = [each for each in load_acceptances(folder).accepted if each.step != step or each.section not in gone]
         every = sorted([*kept, *new], key=lambda each: (each.step, each.section))
         Acceptances(accepted=tuple(every)).save(folder / ACCEPTANCES_FILE)
+
+
+def _no_worse(miss: Miss, accepted: float) -> bool:
+    slack = SLACK * abs(accepted)
+    return _good(miss.value, accepted - slack if miss.better == "higher" else accepted + slack, miss.better)
 
 
 def _good(value: float, threshold: float, better: Literal["higher", "lower"]) -> bool:

@@ -84,10 +84,15 @@ def write_results(pipeline: Pipeline, campaign: Campaign, look: Look) -> tuple[P
 
 def failures_of(look: Look) -> list[str]:
     """What failed: jobs with their messages, and steps that could not be planned."""
-    found = [f"step {step}: {message}" for step, message in look.broken.items()]
+    found = broken_steps(look)
     for step in look.plans:
         found += [f"{o.key} (job {o.job_id}): {o.message} [{o.failure}]" for o in look.failed(step)]
     return found
+
+
+def broken_steps(look: Look) -> list[str]:
+    """Why steps cannot be planned, a sentence each."""
+    return [text if text.startswith(f"step {step}") else f"step {step}: {text}" for step, text in look.broken.items()]
 
 
 def page_content(pipeline: Pipeline, name: str, look: Look) -> PageContent:
@@ -189,6 +194,7 @@ class _Watcher:
             self._say((sentence,), sentence)
         if not look.running and before is not None and before.running:
             self.results = write_results(self._pipeline, self._campaign, look)
+            self._display.say(f"nothing runs now: {self.results[1]}")
         elif time.monotonic() - self._written > TABLE_EVERY_S:
             write_table(quality_table(self._pipeline, look.plans), self._campaign.folder)
             self._written = time.monotonic()

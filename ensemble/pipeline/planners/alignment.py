@@ -246,7 +246,7 @@ class _Work:
             elif before.goes_on or before.state == "waiting":
                 found[number] = SectionStatus("waiting")
             else:
-                found[number] = SectionStatus("absent", reasons=(f"{before.state} at step {step}", *before.reasons))
+                found[number] = SectionStatus("absent", reasons=(f"{before.state} at step {step}",))
         if self.scored is None:
             return found
         end = self._span["last"]

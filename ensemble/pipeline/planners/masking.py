@@ -121,7 +121,7 @@ def _absent(context: StepContext, section: int) -> SectionStatus:
     """A section that the step before does not pass on, and why."""
     name = context.named["image"]
     before = context.before[name].sections.get(section, SectionStatus("absent"))
-    return SectionStatus("absent", reasons=(f"{before.state} at step {name}", *before.reasons))
+    return SectionStatus("absent", reasons=(f"{before.state} at step {name}",))
 
 
 def _identity_of(context: StepContext, parameter: str) -> str | None:

@@ -119,7 +119,11 @@ class MontagePlanner:
                 if coming == 0:
                     later = "absent"
                 else:
-                    what = "no row in the table yet" if coming is None else f"{coming} of its tiles are not there yet"
+                    what = (
+                        "no row in the table yet"
+                        if coming is None
+                        else f"{coming} of its tiles are not there yet, or are being written"
+                    )
                     sections[number] = SectionStatus(later, reasons=(what,))
         return sections
 

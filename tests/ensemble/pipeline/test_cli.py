@@ -61,12 +61,11 @@ def test_ls_names_what_is_held_and_why(capsys: Capture, home: Path) -> None:
     code, out, _ = gate(capsys, home, "ls", "block")
     assert code == 0
     rows = [[cell.strip() for cell in line.split("│")[1:5]] for line in out.splitlines() if "│ montage" in line]
-    assert [row[:3] for row in rows] == [
-        ["montage", "3", "held"],
-        ["montage", "5", "held"],
-        ["montage", "7", "accepted"],
-    ]
-    assert rows[0][3].startswith("overlap correlation is 0.200; its gate wants")
+    assert [row[:3] for row in rows] == [["montage", n, "held"] for n in ("3", "5", "7")]
+    assert rows[0][3].startswith("overlap_correlation 0.2,")
+    gate(capsys, home, "accept", "block", "montage", "--sections", "5", "--reason", "looked at")
+    accepted = next(line for line in gate(capsys, home, "ls", "block")[1].splitlines() if "│       5 │" in line)
+    assert "accepted" in accepted, "at once"
 
 
 def test_accept_takes_the_sections_named_as_they_were_measured(capsys: Capture, home: Path, tmp_path: Path) -> None:
@@ -76,9 +75,13 @@ def test_accept_takes_the_sections_named_as_they_were_measured(capsys: Capture, 
     assert (accepted.step, accepted.section, accepted.reason) == ("montage", 5, "looked at")
     assert accepted.values == {"overlap_correlation": 0.3}
     assert gate(capsys, home, "accept", "block", "montage", "--all")[0] == 0
-    assert [each.section for each in load_acceptances(tmp_path / "out").accepted] == [3, 5]
+    assert [(each.section, each.reason) for each in load_acceptances(tmp_path / "out").accepted] == [
+        (3, ""),
+        (5, "looked at"),
+        (7, ""),
+    ]
     assert gate(capsys, home, "revoke", "block", "montage", "--sections", "3-5")[0] == 2  # 4 never was
-    assert gate(capsys, home, "revoke", "block", "montage", "--sections", "3,5")[0] == 0
+    assert gate(capsys, home, "revoke", "block", "montage", "--sections", "3,5,7")[0] == 0
     assert load_acceptances(tmp_path / "out").accepted == ()
 
 
@@ -90,7 +93,7 @@ def test_accept_takes_the_sections_named_as_they_were_measured(capsys: Capture, 
         (("accept", "block", "montage", "--all", "--sections", "3"), "give either"),
         (
             ("accept", "block", "montage", "--sections", "3-4"),
-            "sections [4]: its gate does not hold them; it holds 3, 5",
+            "sections [4]: its gate does not hold them; it holds 3, 5, 7",
         ),
         (("accept", "block", "montaje", "--all"), "no such step; the table has montage"),
         (("accept", "block", "montage", "--sections", "7-"), "expected section numbers"),
