@@ -21,7 +21,6 @@ QUICK = {
     "ffn_partition": "times faster",
     "montage": "error, phantom",
     "alignment": "scores: rank correlation",
-    "masking": "block: Dice of vessel",
     "search_utilisation": "ensemble, 8 workers",
     "search_quality": "times less regret than deephyper cbo",
     "search_resume": "process: start to first new evaluation",
