@@ -14,6 +14,7 @@ MEASURES = (
     Measure("residual", "lower", "px", "RMS distance that points matched with other sections still lie apart"),
     Measure("correlation", "higher", "", "of the aligned plane with its neighbours: the lower of the two"),
     Measure("best_correlation", "higher", "", "the higher of the two: a bad neighbour leaves a good section one"),
+    Measure("matches", "higher", "", "sections that it has matches with; 0 where nothing says where it belongs"),
     Measure("strain", "lower", "", "RMS of the principal stretch of the mesh's cells, less 1"),
     Measure("folds", "lower", "", "cells of the mesh that are turned over"),
 )
@@ -34,22 +35,29 @@ def read(output: Path, sections: tuple[int, ...] | None = None) -> list[SectionQ
         raise DataError(f"{error}; score the alignment again") from error
     wanted = None if sections is None else set(sections)
     messages: dict[int, list[str]] = {}
+    alone = {fault.section for fault in report.faults if fault.kind == "unmatched"}
     for fault in report.faults:
         messages.setdefault(fault.section, []).append(fault.message)
     return [
-        SectionQuality(section=score.section, values=_values(score), faults=tuple(messages.get(score.section, ())))
+        SectionQuality(
+            section=score.section,
+            values=_values(score, score.section in alone),
+            faults=tuple(messages.get(score.section, ())),
+        )
         for score in report.sections
         if wanted is None or score.section in wanted
     ]
 
 
-def _values(score: SectionScore) -> dict[str, float | None]:
+def _values(score: SectionScore, alone: bool) -> dict[str, float | None]:
+    """`alone`: it has an image to be matched, and no other section matches it."""
     likeness = [value for value in (score.correlation_previous, score.correlation_next) if value is not None]
     return {
         "misfit": score.misfit,
         "residual": score.residual,
         "correlation": min(likeness, default=None),
         "best_correlation": max(likeness, default=None),
+        "matches": 0.0 if alone else float(len(score.matched_with)) or None,
         "strain": score.strain,
         "folds": None if score.folds is None else float(score.folds),
     }
@@ -64,5 +72,5 @@ def _values(score: SectionScore) -> dict[str, float | None]:
 QUALITY = StageQuality(
     measures=MEASURES,
     read=read,
-    default_gate={"misfit": 1.0, "best_correlation": 0.2, "strain": 0.15, "folds": 0.0},
+    default_gate={"misfit": 1.0, "best_correlation": 0.2, "matches": 1.0, "strain": 0.15, "folds": 0.0},
 )

@@ -87,12 +87,29 @@ def test_measures_are_read(tmp_path: Path) -> None:
         "residual": 0.8,
         "correlation": 0.9,
         "best_correlation": 0.9,
+        "matches": None,
         "strain": 0.01,
         "folds": 0.0,
     }
     assert (second.values["correlation"], second.values["best_correlation"], second.values["folds"]) == (0.4, 0.9, 2.0)
     assert set(third.values.values()) == {None} and third.faults == ("held back by a gate",)
     assert first.faults == ()
+
+
+def test_a_section_that_nothing_matches_is_held(tmp_path: Path) -> None:
+    write(tmp_path)
+    report = AlignmentReport.load(tmp_path / "alignment.json")
+    alone = Fault(section=1, kind="unmatched", message="no other section matches it")
+    sections = [each.to_dict() for each in report.sections]
+    sections[0]["matched_with"] = [1]
+    content = report.to_dict() | {"faults": [alone.to_dict()], "sections": sections}
+    AlignmentReport.from_json(content).save(tmp_path / "alignment.json")
+    found = {quality.section: quality.values["matches"] for quality in read(tmp_path, None)}
+    assert (found[0], found[1]) == (1.0, 0.0) and QUALITY.default_gate["matches"] == 1.0
+
+
+def test_some_sections_are_read(tmp_path: Path) -> None:
+    write(tmp_path)
     assert [quality.section for quality in read(tmp_path, (1, 7))] == [1]
 
 
