@@ -46,7 +46,7 @@ quickstart: environment
 		$(if $(TRIALS),--trials "$(TRIALS)") $(if $(WORKERS),--workers "$(WORKERS)") $(if $(OUT),--out "$(OUT)")
 
 test-environment: check-python
-	@"$(PYTHON)" tools/environment.py "$(VENV)" "$(EXTRAS),mpi,ray,benchmark,test"
+	@"$(PYTHON)" tools/environment.py "$(VENV)" "$(EXTRAS),mpi,ray,skeletons,benchmark,test"
 
 horovod: test-environment
 	@"$(BIN)/python" tools/build_horovod.py

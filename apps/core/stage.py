@@ -30,6 +30,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from apps.core.errors import EXIT_CODE_OF_INTERRUPT, DataError, EnsembleError, FailureKind, ParameterError
 from apps.core.parameters import Parameters, Result, write_json
+from apps.core.parts import Phase
 from apps.core.progress import Reporter, silent, stage_reporter
 from apps.core.ranks import ONE_RANK, Launch, end_all_ranks, read_launch
 from apps.core.time_limit import parse_time_limit, time_limit
@@ -73,6 +74,7 @@ class Stage(Generic[P, R]):
         example: parameters shown in `--help` (must be valid; tested).
         several_ranks: whether it shares its work between the ranks of one launch; another stage is refused there, as
             every rank would do the whole of it in the same place.
+        phases: how several jobs do it, one phase after the other (see apps/core/parts.py); empty: it is one job's work.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Stage(Generic[P, R]):
     run: Callable[[P, Reporter], R]
     example: dict[str, Any]
     several_ranks: bool = False
+    phases: tuple[Phase, ...] = ()
 
 
 class Cost(Result, frozen=True, kw_only=True):

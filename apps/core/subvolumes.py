@@ -7,6 +7,8 @@ their objects be recognised as the same.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta
@@ -14,6 +16,8 @@ from msgspec import Meta
 from apps.core.boxes import Box, Triple
 from apps.core.errors import ParameterError
 from apps.core.parameters import Parameters
+
+Interval = tuple[int, int]
 
 
 class Subvolume(Parameters, frozen=True, kw_only=True):
@@ -29,49 +33,115 @@ class Subvolume(Parameters, frozen=True, kw_only=True):
             raise ParameterError(f"write_box {self.write_box}: leaves its read_box {self.read_box}")
 
 
-def plan_subvolumes(box: Box, shape: Triple, overlap: Triple, bounds: Box | None = None) -> tuple[Subvolume, ...]:
-    """Cut `box` into subvolumes, in zyx order.
+class SubvolumeGrid(Parameters, frozen=True, kw_only=True):
+    """A box cut into subvolumes, numbered in zyx order; a few numbers say all of it, whatever their count."""
 
-    shape: extent of a write box, zyx.  Write boxes tile `box` exactly from its first corner on, the last of an axis may
-        be shorter; they cover whole chunks of a volume that begins at that corner where `shape` is a multiple of its
-        chunks.
-    overlap: how many voxels the read boxes of two neighbours share at least, zyx.  A read box is the write box with
-        half of that on either side, and at least of extent `shape`, as far as `bounds` goes.
-    bounds: what may be read: `box` itself by default, or a box around it, all of the volume for example.  The margin
-        gives objects at the faces of `box` the context that those inside have.
+    box: Annotated[Box, Meta(description="what is cut; the write boxes tile it exactly, from its first corner on")]
+    shape: Annotated[
+        Triple,
+        Meta(
+            description="extent of a write box, zyx; the last of an axis may be shorter. They cover whole chunks of a "
+            "volume that begins at the box's corner where the shape is a multiple of its chunks"
+        ),
+    ]
+    overlap: Annotated[
+        Triple,
+        Meta(
+            description="voxels that the read boxes of two neighbours share at least, zyx: a read box is the write box "
+            "with half of that on either side, and at least of extent `shape`, as far as `bounds` goes"
+        ),
+    ] = (0, 0, 0)
+    bounds: Annotated[
+        Box | None,
+        Meta(
+            description="what may be read; the box itself by default. All of the volume gives objects at the faces of "
+            "the box the context that those inside have"
+        ),
+    ] = None
 
-    Raises ParameterError where `box` is empty or leaves `bounds`, or `shape` or `overlap` cannot work.
-    """
-    if box.empty:
-        raise ParameterError(f"box {box}: is empty; expected a box with voxels")
-    if min(shape) < 1:
-        raise ParameterError(f"subvolume shape {shape}: expected positive extents")
-    if any(not 0 <= o <= n for o, n in zip(overlap, shape, strict=True)):
-        raise ParameterError(f"overlap {overlap}: expected 0 to the subvolume's shape {shape} along each axis")
-    bounds = bounds or box
-    if not bounds.contains(box):
-        raise ParameterError(f"box {box}: leaves what may be read, {bounds}")
-    spans = zip(zip(box.offset, box.end, strict=True), zip(bounds.offset, bounds.end, strict=True), strict=True)
-    rows = zip(spans, shape, overlap, strict=True)
-    z_axis, y_axis, x_axis = (_plan_axis(inner, outer, n, o) for (inner, outer), n, o in rows)
-    plan = []
-    for (rz, wz), (ry, wy), (rx, wx) in itertools.product(z_axis, y_axis, x_axis):
+    def check(self) -> None:
+        if self.box.empty:
+            raise ParameterError(f"box {self.box}: is empty; expected a box with voxels")
+        if min(self.shape) < 1:
+            raise ParameterError(f"subvolume shape {self.shape}: expected positive extents")
+        if any(not 0 <= o <= n for o, n in zip(self.overlap, self.shape, strict=True)):
+            raise ParameterError(
+                f"overlap {self.overlap}: expected 0 to the subvolume's shape {self.shape} along each axis"
+            )
+        if self.bounds is not None and not self.bounds.contains(self.box):
+            raise ParameterError(f"box {self.box}: leaves what may be read, {self.bounds}")
+
+    @property
+    def counts(self) -> Triple:
+        """Subvolumes along z, y and x."""
+        z, y, x = (-(-n // s) for n, s in zip(self.box.shape, self.shape, strict=True))
+        return z, y, x
+
+    def __len__(self) -> int:
+        z, y, x = self.counts
+        return z * y * x
+
+    def position(self, number: int) -> Triple:
+        """Where a subvolume is in the grid, zyx; raises ParameterError where there is none of that number."""
+        if not 0 <= number < len(self):
+            raise ParameterError(f"subvolume {number}: expected a number from 0 to {len(self) - 1}")
+        _, rows, columns = self.counts
+        return number // (rows * columns), number // columns % rows, number % columns
+
+    def subvolume(self, number: int) -> Subvolume:
+        """Read box and write box of a subvolume; raises ParameterError where there is none of that number."""
+        return self._at(self.position(number))
+
+    def __iter__(self) -> Iterator[Subvolume]:
+        """All subvolumes, in the order of their numbers."""
+        return map(self._at, itertools.product(*(range(n) for n in self.counts)))
+
+    def neighbours(self, number: int) -> tuple[tuple[int, Box], ...]:
+        """The subvolumes of higher number whose read boxes overlap this one's: (number, common box), ascending."""
+        place, own = self.position(number), self.subvolume(number).read_box
+        reach = [self._reach(axis, place[axis]) for axis in range(3)]
+        _, rows, columns = self.counts
+        found = []
+        for z, y, x in itertools.product(*reach):
+            other = (z * rows + y) * columns + x
+            if other > number:
+                found.append((other, own.intersection(self._at((z, y, x)).read_box)))
+        return tuple(found)
+
+    def _reach(self, axis: int, place: int) -> range:
+        """Places along an axis whose read intervals overlap that of `place`."""
+        first, last = self._axis(axis, place)[0]
+        low = high = place
+        while low > 0 and self._axis(axis, low - 1)[0][1] > first:
+            low -= 1
+        while high + 1 < self.counts[axis] and self._axis(axis, high + 1)[0][0] < last:
+            high += 1
+        return range(low, high + 1)
+
+    def _at(self, place: Triple) -> Subvolume:
+        (rz, wz), (ry, wy), (rx, wx) = (self._axis(axis, place[axis]) for axis in range(3))
         read = Box.between((rz[0], ry[0], rx[0]), (rz[1], ry[1], rx[1]))
-        write = Box.between((wz[0], wy[0], wx[0]), (wz[1], wy[1], wx[1]))
-        plan.append(Subvolume(read_box=read, write_box=write))
-    return tuple(plan)
+        return Subvolume(read_box=read, write_box=Box.between((wz[0], wy[0], wx[0]), (wz[1], wy[1], wx[1])))
 
-
-Interval = tuple[int, int]
-
-
-def _plan_axis(box: Interval, bounds: Interval, extent: int, overlap: int) -> list[tuple[Interval, Interval]]:
-    """(read, write) intervals along one axis."""
-    plan = []
-    for first in range(*box, extent):
-        last = min(first + extent, box[1])
-        read_first, read_last = max(bounds[0], first - overlap // 2), min(bounds[1], last + overlap - overlap // 2)
+    def _axis(self, axis: int, place: int) -> tuple[Interval, Interval]:
+        """(read, write) interval of a place along one axis."""
+        bounds = self.bounds or self.box
+        begin, end = self.box.offset[axis], self.box.end[axis]
+        lower, upper = bounds.offset[axis], bounds.end[axis]
+        extent, overlap = self.shape[axis], self.overlap[axis]
+        first = begin + place * extent
+        last = min(first + extent, end)
+        read_first, read_last = max(lower, first - overlap // 2), min(upper, last + overlap - overlap // 2)
         # A short rest at the end gets context: a flood-filling network cannot work in a sliver.
-        read_first = max(bounds[0], min(read_first, read_last - extent))
-        plan.append(((read_first, read_last), (first, last)))
-    return plan
+        read_first = max(lower, min(read_first, read_last - extent))
+        return (read_first, read_last), (first, last)
+
+
+def plan_subvolumes(box: Box, shape: Triple, overlap: Triple, bounds: Box | None = None) -> tuple[Subvolume, ...]:
+    """All subvolumes of a grid; the parameters, and the errors they raise, are SubvolumeGrid's."""
+    return tuple(SubvolumeGrid(box=box, shape=shape, overlap=overlap, bounds=bounds))
+
+
+def piece_path(folder: str | Path, number: int) -> Path:
+    """Where the segmentation of a subvolume is, in the folder of them all; no folder holds more than a thousand."""
+    return Path(folder) / f"{number // 1_000_000:03d}" / f"{number // 1000 % 1000:03d}" / f"{number:09d}.zarr"

@@ -14,7 +14,6 @@ from typing import Annotated
 from msgspec import Meta
 
 from apps.core.boxes import Box, Triple, tiles
-from apps.core.errors import ParameterError
 from apps.core.parameters import Result
 from apps.core.volumes import VoxelSize
 from apps.multiscale.downsampling import reduced_shape
@@ -107,13 +106,6 @@ def tower(pyramid: Pyramid, storey: range, number: int) -> Box:
     place = number // (ny * nx), number // nx % ny, number % nx
     whole = Box.of((0, 0, 0), pyramid.levels[storey[-1]].shape)
     return Box.of(_scaled(place, pyramid.chunks), pyramid.chunks).intersection(whole)
-
-
-def share(count: int, part: int, parts: int) -> range:
-    """The `part`-th of `parts` runs of neighbours among `count` towers."""
-    if not 0 <= part < parts:
-        raise ParameterError(f"part {part}: expected one of 0 to {parts - 1}, as there are {parts} parts")
-    return range(part * count // parts, (part + 1) * count // parts)
 
 
 def below(pyramid: Pyramid, level: int, box: Box) -> Box:

@@ -19,11 +19,12 @@ from msgspec import Meta
 from apps.core.boxes import Triple
 from apps.core.errors import DataError, ParameterError
 from apps.core.parameters import Parameters, Result
+from apps.core.parts import Part, Phase, share
 from apps.core.progress import Reporter
 from apps.core.stage import Stage
 from apps.core.volumes import Volume, open_volume
 from apps.multiscale.building import Kind, Site, build_tower
-from apps.multiscale.pyramid import Level, Pyramid, plan_pyramid, share, storeys, tower, tower_count
+from apps.multiscale.pyramid import Level, Pyramid, plan_pyramid, storeys, tower, tower_count
 from apps.multiscale.storage import Store, check_free, clear, has_leftovers, hold, is_published, prepare, publish
 
 # A tower: its storey, and its number in the storey.
@@ -31,17 +32,6 @@ Piece = tuple[int, int]
 
 # Windows of more voxels than this are no pyramid; the comparison of labels grows with the square.
 _LARGEST_WINDOW = 64
-
-
-class Part(Parameters, frozen=True, kw_only=True):
-    """The share of one of several jobs."""
-
-    index: Annotated[int, Meta(ge=0, description="this job's number, from 0 on")]
-    of: Annotated[int, Meta(ge=1, description="how many jobs there are")]
-
-    def check(self) -> None:
-        if self.index >= self.of:
-            raise ParameterError(f"part {self.index} of {self.of}: expected an index from 0 to {self.of - 1}")
 
 
 class MultiscaleParameters(Parameters, frozen=True, kw_only=True):
@@ -147,7 +137,7 @@ def _work(pyramid: Pyramid, part: Part | None) -> list[Piece]:
     """
     counts = [tower_count(pyramid, storey) for storey in storeys(pyramid)]
     if part is not None:
-        return [(0, number) for number in share(counts[0], part.index, part.of)]
+        return [(0, number) for number in share(counts[0], part)]
     return [(storey, number) for storey, count in enumerate(counts) for number in range(count)]
 
 
@@ -209,4 +199,5 @@ STAGE = Stage(
     result=MultiscaleResult,
     run=run,
     example={"volume": "data/image.zarr", "kind": "image", "workers": 2},
+    phases=(Phase(shared=True), Phase()),
 )

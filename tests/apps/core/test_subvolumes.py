@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from apps.core.boxes import Box, Triple
 from apps.core.errors import ParameterError
-from apps.core.subvolumes import Subvolume, plan_subvolumes
+from apps.core.subvolumes import Subvolume, SubvolumeGrid, piece_path, plan_subvolumes
 
 CASES: list[tuple[Triple, Triple, Triple, Triple]] = [
     ((0, 0, 0), (64, 64, 64), (64, 64, 64), (16, 16, 16)),
@@ -71,3 +73,30 @@ def test_what_cannot_work_is_named(box: Box, shape: Triple, overlap: Triple, wor
 def test_a_write_box_lies_in_its_read_box() -> None:
     with pytest.raises(ParameterError, match="leaves its read_box"):
         Subvolume(read_box=Box.of((0, 0, 0), (4, 4, 4)), write_box=Box.of((0, 0, 1), (4, 4, 4)))
+
+
+def test_a_grid_knows_the_neighbours_that_a_look_at_all_pairs_finds() -> None:
+    box = Box.between((3, 0, 5), (45, 71, 66))
+    grid = SubvolumeGrid(box=box, shape=(16, 20, 24), overlap=(8, 20, 5), bounds=Box.of((0, 0, 0), (50, 80, 70)))
+    subvolumes = list(grid)
+    assert len(subvolumes) == len(grid) == 3 * 4 * 3
+    assert [grid.subvolume(number) for number in range(len(grid))] == subvolumes
+    for number, own in enumerate(subvolumes):
+        common = {
+            other: own.read_box.intersection(subvolumes[other].read_box) for other in range(number + 1, len(grid))
+        }
+        assert dict(grid.neighbours(number)) == {other: box for other, box in common.items() if not box.empty}
+
+
+def test_a_grid_of_a_billion_subvolumes_is_a_few_numbers() -> None:
+    grid = SubvolumeGrid(box=Box.of((0, 0, 0), (64_000,) * 3), shape=(64,) * 3, overlap=(16,) * 3)
+    assert len(grid) == 10**9
+    assert grid.position(10**9 - 1) == (999, 999, 999)
+    assert grid.subvolume(10**9 - 1).write_box.end == (64_000,) * 3
+    assert len(grid.neighbours(500_500_500)) == 13
+    with pytest.raises(ParameterError, match="subvolume 1000000000: expected a number from 0 to 999999999"):
+        grid.subvolume(10**9)
+
+
+def test_no_folder_of_pieces_is_large() -> None:
+    assert piece_path("pieces", 12_345_678) == Path("pieces/012/345/012345678.zarr")

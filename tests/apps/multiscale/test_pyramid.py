@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 
 from apps.core.boxes import Box, Triple
-from apps.core.errors import ParameterError
 from apps.core.volumes import VoxelSize
-from apps.multiscale.pyramid import Pyramid, below, ground_factor, plan_pyramid, share, storeys, tower, tower_count
+from apps.multiscale.pyramid import Pyramid, below, ground_factor, plan_pyramid, storeys, tower, tower_count
 
 CUBE = (64, 64, 64)
 
@@ -79,15 +76,6 @@ def test_towers_of_a_storey_share_no_chunk_and_leave_none_out(shape: Triple, siz
                 assert all(a % c == 0 for a, c in zip(box.offset, pyramid.chunks, strict=True))
             assert (covered == 1).all()
             standing = [(level - 1, below(pyramid, level, box)) for _, box in standing]
-
-
-def test_parts_are_runs_that_make_up_the_whole() -> None:
-    for count, parts in ((10, 3), (2, 5), (0, 2)):
-        runs = [share(count, part, parts) for part in range(parts)]
-        assert [number for run in runs for number in run] == list(range(count))
-        assert all(a.stop == b.start for a, b in pairwise(runs))
-    with pytest.raises(ParameterError, match="part 3: expected one of 0 to 2"):
-        share(10, 3, 3)
 
 
 def test_what_a_box_is_made_of_ends_with_the_level() -> None:

@@ -16,13 +16,14 @@ import zarr
 from numpy.typing import NDArray
 
 from apps.core.errors import DataError, ParameterError, StateError
+from apps.core.parts import Part
 from apps.core.progress import silent
 from apps.core.volumes import open_volume, write_volume
 from apps.multiscale import stage as stage_module
 from apps.multiscale import storage
 from apps.multiscale.building import build_tower
 from apps.multiscale.downsampling import mean, mode
-from apps.multiscale.stage import MultiscaleParameters, MultiscaleResult, Part, run
+from apps.multiscale.stage import MultiscaleParameters, MultiscaleResult, run
 from apps.multiscale.storage import Store
 
 SIZE = (30.0, 8.0, 8.0)
