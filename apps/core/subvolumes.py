@@ -94,7 +94,8 @@ class SubvolumeGrid(Parameters, frozen=True, kw_only=True):
 
     def __iter__(self) -> Iterator[Subvolume]:
         """All subvolumes, in the order of their numbers."""
-        return map(self._at, itertools.product(*(range(n) for n in self.counts)))
+        for z, y, x in itertools.product(*(range(n) for n in self.counts)):
+            yield self._at((z, y, x))
 
     def neighbours(self, number: int) -> tuple[tuple[int, Box], ...]:
         """The subvolumes of higher number whose read boxes overlap this one's: (number, common box), ascending."""
