@@ -4,6 +4,8 @@
 VENV ?= .venv
 EXTRAS ?= cpu
 PYTEST_ARGS ?=
+# Two at once: half of the tests wait for services, launchers and limits.  A file's tests stay together.
+TEST_WORKERS ?= 2
 
 # What a virtual environment or a shell profile elsewhere may have set must not reach into ours.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
@@ -28,7 +30,7 @@ help:
 	@echo "make quickstart [DATA=FILE.h5:raw LABELS=FILE.h5:labels] [TRIALS=8] [WORKERS=2] [OUT=FOLDER]"
 	@echo "                      install into $(VENV), then run the whole loop once: ensemble quickstart"
 	@echo "make test             install with the test tools, then lint, format check, type check and tests"
-	@echo "                      PYTEST_ARGS=\"-m 'not slow'\" leaves out the end-to-end runs"
+	@echo "                      PYTEST_ARGS=\"-m 'not slow'\" leaves out the end-to-end runs; TEST_WORKERS=1: one test at a time"
 	@echo "make environment      only install; EXTRAS=gpu for TensorFlow with CUDA instead of cpu"
 	@echo "make horovod          build the Horovod wheel once into the user's cache, and install it"
 	@echo "PYTHON=/path/to/python3.11 names the Python, VENV=folder the environment"
@@ -55,4 +57,4 @@ test: horovod
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy"
-	"$(BIN)/python" -m pytest $(PYTEST_ARGS)
+	"$(BIN)/python" -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)

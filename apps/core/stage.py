@@ -74,6 +74,7 @@ class Stage(Generic[P, R]):
         example: parameters shown in `--help` (must be valid; tested).
         several_ranks: whether it shares its work between the ranks of one launch; another stage is refused there, as
             every rank would do the whole of it in the same place.
+        output_suffix: how the name of its `output` has to end, for those who choose one.
         phases: how several jobs do it, one phase after the other (see apps/core/parts.py); empty: it is one job's work.
     """
 
@@ -84,6 +85,7 @@ class Stage(Generic[P, R]):
     run: Callable[[P, Reporter], R]
     example: dict[str, Any]
     several_ranks: bool = False
+    output_suffix: str = ""
     phases: tuple[Phase, ...] = ()
 
 

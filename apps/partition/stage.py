@@ -253,6 +253,7 @@ STAGE = Stage(
     parameters=PartitionParameters,
     result=PartitionResult,
     run=run,
+    output_suffix=".npz",
     example={
         "labels": "data/labels.zarr",
         "output": "coordinates.npz",

@@ -36,7 +36,10 @@ from ensemble.pipeline.references import named_steps, with_paths
 
 STEP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 # Parameters of stages that name files and folders: jobs run elsewhere, so a path has to say where it counts from.
-PATHS = ("tiles", "montage", "alignment", "masking", "phantom", "image", "labels", "model", "volume", "output")
+PATHS = (
+    *("tiles", "montage", "alignment", "masking", "phantom", "image", "labels", "model", "volume", "output"),
+    *("segmentation", "pieces", "synapses", "true_synapses", "clefts", "vesicles", "skeletons", "objects"),
+)
 
 DEFAULT_GATE: Literal["default"] = "default"
 NO_GATE: Literal["none"] = "none"
@@ -51,6 +54,9 @@ class Step(Parameters, frozen=True, kw_only=True):
     )
     after: Annotated[tuple[str, ...], Meta(description="further steps to wait for, that no parameter names")] = ()
     grain: Annotated[int, Meta(ge=1, description="sections that one job does, where the stage works by sections")] = 1
+    parts: Annotated[
+        int, Meta(ge=1, description="jobs that share the step, where the stage works by subvolumes, chunks or objects")
+    ] = 1
     groups: Annotated[int, Meta(ge=1, description="groups of chunks that one rendering job of an alignment does")] = 4
     gate: Annotated[
         dict[str, float] | Literal["default", "none"],
@@ -188,7 +194,7 @@ def _check_step(name: str, step: Step) -> None:
         if not named_steps(step.parameters):
             given = dict(step.parameters)
             if "output" in stage.parameters.__struct_fields__:
-                given.setdefault("output", "output")
+                given.setdefault("output", f"output{stage.output_suffix}")
             stage.parameters.from_json(given, where="parameters")
         if isinstance(step.gate, dict):
             for measure in step.gate:

@@ -168,7 +168,8 @@ class Engine:
 
     def _plan(self, name: str, step: Step, plans: Plans) -> StepPlan:
         planner = self._planners[name]
-        output = Path(step.parameters.get("output") or self._folder / name)
+        stage = load_stage(step.stage)
+        output = Path(step.parameters.get("output") or self._folder / f"{name}{stage.output_suffix}")
         named = {
             parameter: other for parameter in step.parameters if (other := step_named_by(step.parameters, parameter))
         }
@@ -184,7 +185,7 @@ class Engine:
         if waits:
             return StepPlan(values=planner.values(output), open_ended=True, waiting=f"waits for {', '.join(waits)}")
         parameters = resolve(step.parameters, {other: plan.values for other, plan in before.items()})
-        if "output" in load_stage(step.stage).parameters.__struct_fields__:
+        if "output" in stage.parameters.__struct_fields__:
             parameters = {**parameters, "output": str(output)}
         plan = planner.plan(StepContext(name, step, parameters, output, before, named), self)
         gates = [other for other in before if self._waits_for_gate(other, plans)]

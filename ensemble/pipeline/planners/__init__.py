@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from apps.core.stage import load_stage
 from ensemble.pipeline.planners.contract import Planner
 
 
@@ -20,6 +21,10 @@ def planner_for(stage: str, follow: bool = False) -> Planner:
         from ensemble.pipeline.planners.masking import MaskingPlanner
 
         return MaskingPlanner()
+    if load_stage(stage).phases:
+        from ensemble.pipeline.planners.phased import PhasedPlanner
+
+        return PhasedPlanner()
     from ensemble.pipeline.planners.single import SinglePlanner
 
     return SinglePlanner()
