@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import analysis.pictures as pictures
     import analysis.plots as plots
     from analysis.budget import BudgetPick, select_under_budget, voxels_in
+    from analysis.chain_page import ChainPage, Figure, write_chain_page
     from analysis.columns import COLUMNS, Column, describe, label
     from analysis.errors import AnalysisError
     from analysis.importance import Importance, hyperparameter_importance
@@ -44,7 +45,9 @@ __all__ = [
     "AccuracyTable",
     "AnalysisError",
     "BudgetPick",
+    "ChainPage",
     "Column",
+    "Figure",
     "Goal",
     "Importance",
     "Picture",
@@ -74,6 +77,7 @@ __all__ = [
     "utilisation",
     "voxels_in",
     "worst_sections",
+    "write_chain_page",
     "write_quality_page",
     "write_report",
 ]
@@ -82,6 +86,9 @@ _HOME_OF = {
     "BudgetPick": "analysis.budget",
     "select_under_budget": "analysis.budget",
     "voxels_in": "analysis.budget",
+    "ChainPage": "analysis.chain_page",
+    "Figure": "analysis.chain_page",
+    "write_chain_page": "analysis.chain_page",
     "Goal": "analysis.objectives",
     "goals_of": "analysis.objectives",
     "hypervolume_over_time": "analysis.objectives",

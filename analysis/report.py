@@ -83,7 +83,7 @@ class ReportContent:
 
 
 @dataclass(frozen=True)
-class _Panels:
+class Panels:
     """A picture, rendered: (what, data URI) side by side."""
 
     title: str
@@ -112,7 +112,7 @@ def render(content: ReportContent) -> str:
         ),
         deployment=tables.accuracy_table(deployment) if deployment else None,
         verdict=tables.verdict(deployment) if deployment else None,
-        pictures=[_panels(picture) for picture in content.pictures],
+        pictures=[panels_of(picture) for picture in content.pictures],
         failures=tables.failures_table(content.trials),
         pick=tables.pick_table(content.pick, content.metric, content.cost) if content.pick else None,
         plots={name: pictures.figure_uri(figure) for name, figure in report_plots.search_plots(content).items()},
@@ -121,7 +121,8 @@ def render(content: ReportContent) -> str:
     )
 
 
-def _panels(picture: Picture) -> _Panels:
+def panels_of(picture: Picture) -> Panels:
+    """A picture, rendered; raises AnalysisError where its arrays do not fit each other."""
     try:
         panels = [("image", pictures.png_uri(pictures.grey(picture.image)))]
         if picture.truth is not None:
@@ -133,7 +134,7 @@ def _panels(picture: Picture) -> _Panels:
             panels.append(("segmentation", pictures.png_uri(pictures.overlay(picture.image, found))))
     except AnalysisError as error:
         raise AnalysisError(f"picture {picture.title!r}: {error}") from error
-    return _Panels(picture.title, picture.caption, tuple(panels))
+    return Panels(picture.title, picture.caption, tuple(panels))
 
 
 def _frame(frame: pd.DataFrame) -> Table:

@@ -63,8 +63,8 @@ def run(
     """Do the steps of PIPELINE (YAML, or Python that defines `pipeline`) as Balsam jobs, with their dependencies.
 
     What is done is not done again: run it again after an interrupt, after sections have been added to the tile table,
-    or after `ensemble gate accept`, and only what is missing is done.  At the end there is a page on the quality of
-    every section at every step.
+    or after `ensemble gate accept`, and only what is missing is done.  At the end there is a report on what every step
+    gave and cost, and a page on the quality of every section at every step.
 
     \b
     Exit codes: 0 all is done; 4 all but sections that gates hold; 1 a job failed; 2 wrong parameters or data; 130
@@ -73,6 +73,7 @@ def run(
     \b
     Examples:
       ensemble run pipelines/phantom.yml                     tiles to masked volume, on generated tissue
+      ensemble run pipelines/connectome.yml                  volume to connectome, on generated tissue
       ensemble run mine.yml --site laptop --workers 8 --out block-7
       ensemble run mine.yml --follow 10                      while the microscope works
       ensemble run mine.yml --dry-run
@@ -151,8 +152,10 @@ def _conclude(pipeline: Pipeline, report: RunReport) -> None:
         numbers = ",".join(map(str, sections)) if len(sections) <= MOST_NAMED else ""
         click.echo(f"{name}: {len(sections)} held: look at the page, then either mend and run again, or let them pass:")
         click.echo(f"  ensemble gate accept {pipeline.name} {name} {f'--sections {numbers}' if numbers else '--all'}")
-    click.echo(f"quality: {report.page}")
-    click.echo(f"table:   {report.table}")
+    click.echo(f"report:  {report.written.report}")
+    if report.written.page is not None:
+        click.echo(f"quality: {report.written.page}")
+        click.echo(f"table:   {report.written.table}")
     for name, plan in report.look.plans.items():
         for what in ("aligned", "masks"):
             if plan.settled and plan.sections and what in plan.values:

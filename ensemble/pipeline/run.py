@@ -16,7 +16,9 @@ from apps.core.errors import FailureKind
 from apps.core.stage import code_version
 from ensemble.campaigns import Campaign
 from ensemble.display import Display, job_folders
+from ensemble.jobs import Task
 from ensemble.pipeline.book import PipelineJobs
+from ensemble.pipeline.chain import write_report
 from ensemble.pipeline.definition import Pipeline
 from ensemble.pipeline.engine import Engine, Look
 from ensemble.pipeline.page import PageContent, StepLine, write_page
@@ -25,6 +27,7 @@ from ensemble.pipeline.quality_table import quality_table, write_table
 from ensemble.pipeline.references import step_named_by
 
 PAGE_FILE = "quality.html"
+REPORT_FILE = "report.html"
 ABOUT_RANKS = (
     "Ranks tell something where sections differ: of sections that are all about equally good, any order is chance.  "
     "The benchmarks of the stages have sections from good to bad."
@@ -34,20 +37,33 @@ TABLE_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
+class Written:
+    """What a run wrote about itself.
+
+    Attributes:
+        report: page on what every step did, gave and cost.
+        table, page: the quality of its sections; None for a pipeline whose steps do not work by sections.
+    """
+
+    report: Path
+    table: Path | None = None
+    page: Path | None = None
+
+
+@dataclass(frozen=True)
 class RunReport:
     """How a run ended.
 
     Attributes:
         look: the pipeline as it stands.
-        table, page: the quality of its sections.
+        written: its pages and its table.
         failures: what failed, a sentence each.
         held: step -> sections that its gate holds.
         users_fault: whether all that failed did so for wrong parameters or data.
     """
 
     look: Look
-    table: Path
-    page: Path
+    written: Written
     failures: tuple[str, ...]
     held: dict[str, list[int]]
     users_fault: bool
@@ -69,17 +85,25 @@ def run_pipeline(
     watcher = _Watcher(pipeline, campaign, display)
     with watcher.shown(jobs):
         look = engine.run(watcher.see, follow_s, stop)
-    table, page = watcher.results or write_results(pipeline, campaign, look)
+    written = watcher.written or write_results(pipeline, campaign, look)
     held = {name: plan.held for name, plan in look.plans.items() if plan.held}
     failed = [outcome.failure for step in look.plans for outcome in look.failed(step)]
     users_fault = all(failure is FailureKind.BAD_CONFIGURATION for failure in failed)
-    return RunReport(look, table, page, tuple(failures_of(look)), held, users_fault)
+    return RunReport(look, written, tuple(failures_of(look)), held, users_fault)
 
 
-def write_results(pipeline: Pipeline, campaign: Campaign, look: Look) -> tuple[Path, Path]:
-    """Write the table and the page of quality, each whole; returns their paths."""
+def write_results(pipeline: Pipeline, campaign: Campaign, look: Look) -> Written:
+    """Write the report, and the table and the page of quality where there are sections; each whole."""
+    report = write_report(campaign.folder / REPORT_FILE, pipeline, look, _node_seconds(pipeline, look))
+    if not _has_sections(look):
+        return Written(report)
     table = write_table(quality_table(pipeline, look.plans), campaign.folder)
-    return table, write_page(campaign.folder / PAGE_FILE, page_content(pipeline, campaign.name, look))
+    page = write_page(campaign.folder / PAGE_FILE, page_content(pipeline, campaign.name, look))
+    return Written(report, table, page)
+
+
+def _has_sections(look: Look) -> bool:
+    return any(plan.sections for plan in look.plans.values())
 
 
 def failures_of(look: Look) -> list[str]:
@@ -97,7 +121,7 @@ def broken_steps(look: Look) -> list[str]:
 
 def page_content(pipeline: Pipeline, name: str, look: Look) -> PageContent:
     """What the quality page says."""
-    seconds = {step: _node_seconds(pipeline, look, step) for step in look.plans}
+    seconds = _node_seconds(pipeline, look)
     errors = _true_errors(pipeline, look)
     return PageContent(
         name=name,
@@ -149,14 +173,17 @@ def _true_errors(pipeline: Pipeline, look: Look) -> pd.DataFrame | None:
     return pd.concat(tables)[["step", "section", "error"]] if tables else None
 
 
-def _node_seconds(pipeline: Pipeline, look: Look, step: str) -> float:
-    total = 0.0
-    for task in look.plans[step].tasks:
-        outcome = look.outcomes.get(task.key)
-        if outcome is not None and outcome.record is not None:
-            cost = outcome.record["cost"]
-            total += (cost["end"] - cost["start"]) * task.num_nodes
-    return total
+def _node_seconds(pipeline: Pipeline, look: Look) -> dict[str, float]:
+    """Of every step: what its jobs took, by the records of those that ended well."""
+    return {step: sum(_seconds_of(look, task) for task in look.plans[step].tasks) for step in pipeline.steps}
+
+
+def _seconds_of(look: Look, task: Task) -> float:
+    outcome = look.outcomes.get(task.key)
+    if outcome is None or outcome.record is None:
+        return 0.0
+    cost = outcome.record["cost"]
+    return float((cost["end"] - cost["start"]) * task.num_nodes)
 
 
 class _Watcher:
@@ -170,7 +197,7 @@ class _Watcher:
         self._said: set[tuple[str, ...]] = set()
         self._written = 0.0
         self._look: Look | None = None
-        self.results: tuple[Path, Path] | None = None  # table and page, while they are of the last look
+        self.written: Written | None = None  # while it is of the last look
 
     @contextlib.contextmanager
     def shown(self, jobs: PipelineJobs) -> Iterator[None]:
@@ -185,7 +212,7 @@ class _Watcher:
 
     def see(self, look: Look) -> None:
         before, self._look = self._look, look
-        self.results = None
+        self.written = None
         for name, plan in look.plans.items():
             if plan.tasks:
                 self._updates[name](look.done(name), len(plan.tasks))
@@ -193,9 +220,9 @@ class _Watcher:
         for sentence in failures_of(look):
             self._say((sentence,), sentence)
         if not look.running and before is not None and before.running:
-            self.results = write_results(self._pipeline, self._campaign, look)
-            self._display.say(f"nothing runs now: {self.results[1]}")
-        elif time.monotonic() - self._written > TABLE_EVERY_S:
+            self.written = write_results(self._pipeline, self._campaign, look)
+            self._display.say(f"nothing runs now: {self.written.page or self.written.report}")
+        elif _has_sections(look) and time.monotonic() - self._written > TABLE_EVERY_S:
             write_table(quality_table(self._pipeline, look.plans), self._campaign.folder)
             self._written = time.monotonic()
 

@@ -19,7 +19,7 @@ from ensemble.pipeline.engine import Look
 from ensemble.pipeline.gates import load_acceptances
 from ensemble.pipeline.planners.contract import StepPlan
 from ensemble.pipeline.quality_table import write_table
-from ensemble.pipeline.run import RunReport, failures_of, run_pipeline
+from ensemble.pipeline.run import RunReport, Written, failures_of, run_pipeline
 from tests.ensemble.pipeline.in_process import StageJobs
 from tests.ensemble.pipeline.microscope import ALIGNMENT, MONTAGE, acquire, list_sections, spoil
 from tests.ensemble.test_cli import call
@@ -151,7 +151,7 @@ def test_exit_codes(
     look = Look({"s": StepPlan((task,), settled)}, outcomes, frozenset())
     users_fault = failure is FailureKind.BAD_CONFIGURATION
     failures = tuple(failures_of(look))
-    report = RunReport(look, tmp_path / "t", tmp_path / "p", failures, {"s": held} if held else {}, users_fault)
+    report = RunReport(look, Written(tmp_path / "r"), failures, {"s": held} if held else {}, users_fault)
     found = 0
     try:
         _conclude(pipeline, report)
@@ -202,9 +202,12 @@ def test_what_is_said_and_written_while_a_pipeline_runs(tmp_path: Path) -> None:
     assert report.held == {"montage": [2]} and report.failures == ()
     assert "montage: section 2 held for overlap_correlation" in log
     assert "alignment: section 2 absent: held at step montage" in log
-    page = report.page.read_text()
+    assert report.written.page is not None and report.written.table is not None
+    page = report.written.page.read_text()
     assert "ensemble gate accept block montage --sections 2" in page and "held at step montage" in page
-    states = pd.read_csv(report.table).drop_duplicates(["step", "section"]).set_index(["step", "section"])["state"]
+    states = (
+        pd.read_csv(report.written.table).drop_duplicates(["step", "section"]).set_index(["step", "section"])["state"]
+    )
     assert states.to_dict() == {
         **{("montage", n): "held" if n == 2 else "passed" for n in range(4)},
         **{("alignment", n): "absent" if n == 2 else "passed" for n in range(4)},

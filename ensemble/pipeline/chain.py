@@ -1,0 +1,176 @@
+"""The report of a pipeline: gathers what every step gave, and has the analysis package write the page.
+
+What a step gave is read from its results by the stage's own description of them, so a stage that is added to the
+project is in the report without more ado.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import analysis
+from apps.core.boxes import Box
+from apps.core.errors import DataError, EnsembleError
+from apps.core.stage import code_version, load_stage
+from apps.core.volumes import Volume, open_volume
+from ensemble.pipeline.definition import Pipeline
+from ensemble.pipeline.engine import Look
+
+# Stages whose segmentation is shown, and the parameter that has the image, from the last one back.
+SEGMENTING = ("agglomeration", "reconciliation")
+NO_TRUTH = "No ground truth was compared with: nothing on this page tells errors."
+LONGEST = 80  # characters of a text among the results
+
+
+def write_report(path: Path, pipeline: Pipeline, look: Look, node_seconds: Mapping[str, float]) -> Path:
+    """Write the page, whole or not at all; returns its path.  Raises DataError where it cannot be written."""
+    steps = tuple(
+        analysis.StepLine(
+            name, pipeline.steps[name].stage, len(plan.tasks), look.done(name), len(look.failed(name)), 0, seconds
+        )
+        for (name, plan), seconds in zip(look.plans.items(), node_seconds.values(), strict=True)
+    )
+    pictures, missing = _pictures(pipeline, look)
+    accuracy = _accuracy(pipeline, look)
+    page = analysis.ChainPage(
+        title=f"pipeline {pipeline.name}",
+        headline=headline(pipeline, look),
+        steps=steps,
+        figures={name: tuple(_figures(pipeline, look, name)) for name in look.plans},
+        accuracy=accuracy,
+        pictures=pictures,
+        places=tuple(_places(pipeline, look)),
+        honest=(
+            *missing,
+            *(() if accuracy else ("There is no ground truth here: nothing on this page tells errors.",)),
+        ),
+        provenance={"code version": code_version(), "host": platform.node(), "written": time.strftime("%F %T %z")},
+        commands=(
+            (f"ensemble view {pipeline.name}", "image, segmentation, meshes, skeletons and synapses in neuroglancer"),
+            (f"balsam job ls --tag campaign={pipeline.name}", "its Balsam jobs (after `ensemble service env`)"),
+        ),
+    )
+    try:
+        return analysis.write_chain_page(path, page)
+    except analysis.AnalysisError as error:
+        raise DataError(str(error)) from error
+
+
+def headline(pipeline: Pipeline, look: Look) -> str:
+    """Where the pipeline stands, in a sentence."""
+    done = [name for name, plan in look.plans.items() if plan.settled]
+    if len(done) == len(look.plans):
+        return f"All {len(done)} steps are done."
+    rest = ", ".join(name for name in pipeline.steps if name not in done)
+    return f"{len(done)} of {len(look.plans)} steps are done; not done: {rest}."
+
+
+def _figures(pipeline: Pipeline, look: Look, step: str) -> Iterator[analysis.Figure]:
+    """The numbers and short texts among a step's results, with the stage's words for them."""
+    plan = look.plans[step]
+    if plan.settled:
+        yield from _described(load_stage(pipeline.steps[step].stage).result, plan.values)
+
+
+def _described(kind: Any, values: Mapping[str, Any], prefix: str = "") -> Iterator[analysis.Figure]:
+    described = msgspec.inspect.type_info(kind)
+    assert isinstance(described, msgspec.inspect.StructType)  # results are
+    for found in described.fields:
+        value, meaning, inner = values.get(found.name), "", found.type
+        if isinstance(inner, msgspec.inspect.Metadata):
+            meaning, inner = (inner.extra_json_schema or {}).get("description", ""), inner.type
+        options = inner.types if isinstance(inner, msgspec.inspect.UnionType) else (inner,)
+        struct = next((one for one in options if isinstance(one, msgspec.inspect.StructType)), None)
+        name = f"{prefix}{found.name}"
+        if struct is not None and isinstance(value, Mapping):
+            yield from _described(struct.cls, value, f"{name}.")
+        elif value is not None and _is_figure(value):
+            yield analysis.Figure(name, value, meaning)
+
+
+def _is_figure(value: Any) -> bool:
+    if isinstance(value, str):
+        return 0 < len(value) <= LONGEST and "/" not in value
+    return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _places(pipeline: Pipeline, look: Look) -> Iterator[tuple[str, str]]:
+    """What was made: every path among the results that is there."""
+    for name, plan in look.plans.items():
+        for what, value in plan.values.items():
+            if plan.settled and isinstance(value, str) and value.startswith("/") and Path(value).exists():
+                yield f"{name}: {what}", value
+
+
+def _accuracy(pipeline: Pipeline, look: Look) -> analysis.AccuracyTable | None:
+    """Of the last evaluation that has scores, and of the trivial answers there."""
+    for name, plan in reversed(look.plans.items()):
+        values = plan.values
+        if pipeline.steps[name].stage == "evaluation" and plan.settled and values["scores"] and values["baselines"]:
+            box = Box.from_json(values["box"])
+            return analysis.AccuracyTable({"the segmentation": values["scores"]}, values["baselines"], str(box))
+    return None
+
+
+def _pictures(pipeline: Pipeline, look: Look) -> tuple[tuple[analysis.Picture, ...], tuple[str, ...]]:
+    """A slice through the middle of every segmentation; and why one could not be drawn, if so."""
+    pictures, missing = [], []
+    for name, plan in look.plans.items():
+        if pipeline.steps[name].stage not in SEGMENTING or not plan.settled:
+            continue
+        try:
+            pictures.append(_picture(pipeline, look, name))
+        except (EnsembleError, KeyError) as error:
+            missing.append(f"There is no picture of {name}: {error}.")
+    return tuple(pictures), tuple(missing)
+
+
+def _picture(pipeline: Pipeline, look: Look, step: str) -> analysis.Picture:
+    segmentation = open_volume(look.plans[step].values["segmentation"])
+    offset = _offset(look, step)
+    middle = segmentation.shape[0] // 2
+    plane = Box.of((middle, 0, 0), (1, *segmentation.shape[1:]))
+    in_image = plane.translate(offset)
+    labels = _named(pipeline, look, "evaluation", "labels")
+    image = _named(pipeline, look, "inference", "image")
+    if image is None:
+        raise DataError("no step of the stage inference names an image")
+    return analysis.Picture(
+        title=f"{step}, z = {middle + offset[0]}",
+        image=open_volume(image).read(in_image)[0],
+        truth=_plane(open_volume(labels), in_image) if labels is not None else None,
+        segmentation=segmentation.read(plane)[0],
+        caption="An object has the colour of the true object that it shares most voxels with."
+        if labels is not None
+        else "",
+    )
+
+
+def _plane(labels: Volume, box: Box) -> Any:
+    return labels.read(box)[0]
+
+
+def _named(pipeline: Pipeline, look: Look, stage: str, parameter: str) -> str | None:
+    """A parameter of the last step of a stage, as its job was given it."""
+    for name in reversed(list(look.plans)):
+        tasks: Sequence[Any] = look.plans[name].tasks
+        if pipeline.steps[name].stage == stage and tasks and tasks[-1].parameters.get(parameter):
+            return str(tasks[-1].parameters[parameter])
+    return None
+
+
+def _offset(look: Look, step: str) -> tuple[int, int, int]:
+    """Where a segmentation begins in the image: at the corner of the grid that it, or what it was made of, has."""
+    for name in [step, *reversed(list(look.plans))]:
+        for task in look.plans[name].tasks:
+            if (grid := task.parameters.get("grid")) is not None:
+                z, y, x = grid["box"]["offset"]
+                return z, y, x
+    return 0, 0, 0
