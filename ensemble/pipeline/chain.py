@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,16 @@ import analysis
 from apps.core.boxes import Box
 from apps.core.errors import DataError, EnsembleError
 from apps.core.stage import code_version, load_stage
-from apps.core.volumes import Volume, open_volume
+from apps.core.volumes import open_volume
 from ensemble.pipeline.definition import Pipeline
 from ensemble.pipeline.engine import Look
+from ensemble.viewing.campaign import Record, choose
+from ensemble.viewing.stores import Stores
 
-# Stages whose segmentation is shown, and the parameter that has the image, from the last one back.
-SEGMENTING = ("agglomeration", "reconciliation")
+VIEW_FILE = "view.json"
+# Stages whose segmentation is shown.
+SEGMENTING = ("reconciliation", "agglomeration")
+COLOURS = "An object has the colour of the true object with which it shares the most, where that holds both ways."
 NO_TRUTH = "No ground truth was compared with: nothing on this page tells errors."
 LONGEST = 80  # characters of a text among the results
 
@@ -37,7 +41,11 @@ def write_report(path: Path, pipeline: Pipeline, look: Look, node_seconds: Mappi
         )
         for (name, plan), seconds in zip(look.plans.items(), node_seconds.values(), strict=True)
     )
-    pictures, missing = _pictures(pipeline, look)
+    stores = _stores(look)
+    view = path.with_name(VIEW_FILE)
+    if stores is not None:
+        stores.save(view)
+    pictures, missing = _pictures(pipeline, look, stores)
     accuracy = _accuracy(pipeline, look)
     page = analysis.ChainPage(
         title=f"pipeline {pipeline.name}",
@@ -53,7 +61,11 @@ def write_report(path: Path, pipeline: Pipeline, look: Look, node_seconds: Mappi
         ),
         provenance={"code version": code_version(), "host": platform.node(), "written": time.strftime("%F %T %z")},
         commands=(
-            (f"ensemble view {pipeline.name}", "image, segmentation, meshes, skeletons and synapses in neuroglancer"),
+            *(
+                ((f"ensemble view {view}", "the volumes, and what was found in them, in neuroglancer"),)
+                if stores
+                else ()
+            ),
             (f"balsam job ls --tag campaign={pipeline.name}", "its Balsam jobs (after `ensemble service env`)"),
         ),
     )
@@ -61,6 +73,11 @@ def write_report(path: Path, pipeline: Pipeline, look: Look, node_seconds: Mappi
         return analysis.write_chain_page(path, page)
     except analysis.AnalysisError as error:
         raise DataError(str(error)) from error
+
+
+def _to_view(file: Path) -> Iterator[tuple[str, str]]:
+    if file.is_file():
+        yield f"ensemble view {file}", "the volumes, and what was found in them, in neuroglancer"
 
 
 def headline(pipeline: Pipeline, look: Look) -> str:
@@ -119,58 +136,43 @@ def _accuracy(pipeline: Pipeline, look: Look) -> analysis.AccuracyTable | None:
     return None
 
 
-def _pictures(pipeline: Pipeline, look: Look) -> tuple[tuple[analysis.Picture, ...], tuple[str, ...]]:
+def _stores(look: Look) -> Stores | None:
+    """What there is to look at; None where there is no volume."""
+    outcomes = ((task, look.outcomes.get(task.key)) for plan in look.plans.values() for task in plan.tasks)
+    records = [
+        Record(task.stage, outcome.record["cost"]["end"], task.parameters, outcome.record["result"])
+        for task, outcome in outcomes
+        if outcome is not None and outcome.record is not None
+    ]
+    found = choose(records)
+    return Stores.from_json(found) if found.keys() & {"image", "segmentation", "labels"} else None
+
+
+def _pictures(
+    pipeline: Pipeline, look: Look, stores: Stores | None
+) -> tuple[tuple[analysis.Picture, ...], tuple[str, ...]]:
     """A slice through the middle of every segmentation; and why one could not be drawn, if so."""
     pictures, missing = [], []
     for name, plan in look.plans.items():
-        if pipeline.steps[name].stage not in SEGMENTING or not plan.settled:
+        if pipeline.steps[name].stage not in SEGMENTING or not plan.settled or stores is None:
             continue
         try:
-            pictures.append(_picture(pipeline, look, name))
-        except (EnsembleError, KeyError) as error:
+            pictures.append(_picture(name, plan.values["segmentation"], stores))
+        except EnsembleError as error:
             missing.append(f"There is no picture of {name}: {error}.")
     return tuple(pictures), tuple(missing)
 
 
-def _picture(pipeline: Pipeline, look: Look, step: str) -> analysis.Picture:
-    segmentation = open_volume(look.plans[step].values["segmentation"])
-    offset = _offset(look, step)
-    middle = segmentation.shape[0] // 2
-    plane = Box.of((middle, 0, 0), (1, *segmentation.shape[1:]))
-    in_image = plane.translate(offset)
-    labels = _named(pipeline, look, "evaluation", "labels")
-    image = _named(pipeline, look, "inference", "image")
-    if image is None:
-        raise DataError("no step of the stage inference names an image")
+def _picture(step: str, segmentation: str, stores: Stores) -> analysis.Picture:
+    if stores.image is None:
+        raise DataError("no step names the image")
+    found = open_volume(segmentation)
+    plane = Box.of((found.shape[0] // 2, 0, 0), (1, *found.shape[1:]))
+    in_image = plane.translate(stores.offset)
     return analysis.Picture(
-        title=f"{step}, z = {middle + offset[0]}",
-        image=open_volume(image).read(in_image)[0],
-        truth=_plane(open_volume(labels), in_image) if labels is not None else None,
-        segmentation=segmentation.read(plane)[0],
-        caption="An object has the colour of the true object that it shares most voxels with."
-        if labels is not None
-        else "",
+        title=f"{step}, z = {in_image.offset[0]}",
+        image=open_volume(stores.image).read(in_image)[0],
+        truth=open_volume(stores.labels).read(in_image)[0] if stores.labels is not None else None,
+        segmentation=found.read(plane)[0],
+        caption=COLOURS if stores.labels is not None else "",
     )
-
-
-def _plane(labels: Volume, box: Box) -> Any:
-    return labels.read(box)[0]
-
-
-def _named(pipeline: Pipeline, look: Look, stage: str, parameter: str) -> str | None:
-    """A parameter of the last step of a stage, as its job was given it."""
-    for name in reversed(list(look.plans)):
-        tasks: Sequence[Any] = look.plans[name].tasks
-        if pipeline.steps[name].stage == stage and tasks and tasks[-1].parameters.get(parameter):
-            return str(tasks[-1].parameters[parameter])
-    return None
-
-
-def _offset(look: Look, step: str) -> tuple[int, int, int]:
-    """Where a segmentation begins in the image: at the corner of the grid that it, or what it was made of, has."""
-    for name in [step, *reversed(list(look.plans))]:
-        for task in look.plans[name].tasks:
-            if (grid := task.parameters.get("grid")) is not None:
-                z, y, x = grid["box"]["offset"]
-                return z, y, x
-    return 0, 0, 0

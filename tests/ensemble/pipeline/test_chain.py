@@ -11,6 +11,7 @@ from ensemble.display import Display
 from ensemble.jobs import Task
 from ensemble.pipeline.definition import Pipeline
 from ensemble.pipeline.run import RunReport, run_pipeline
+from ensemble.viewing.stores import Stores
 from tests.ensemble.pipeline.in_process import StageJobs
 
 
@@ -35,7 +36,10 @@ def test_the_report_names_what_every_step_gave_and_where_it_lies(tmp_path: Path)
     assert "scores.vi" in page and "the segmentation" in page.lower()
     assert str(tmp_path / "out" / "tissue" / "image.zarr") in page
     assert "everything one object" in page and "nothing segmented" in page  # the trivial answers stand beside it
-    assert "ensemble view chain" in page
+    view = tmp_path / "out" / "view.json"
+    assert f"ensemble view {view}" in page
+    stores = Stores.load(view)
+    assert stores.image == str(tmp_path / "out" / "tissue" / "image.zarr") and stores.segmentation is None
 
 
 def test_a_step_that_failed_is_named_and_gives_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""What a look at a few voxels tells a viewer: the image's range of grey levels, and objects to show at once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apps.core.errors import DataError
+from ensemble.viewing.stores import MESHES, OpenStores, ShownVolume
+
+# Side of the box that is looked at, on the coarsest level.
+SAMPLE = 128
+SEGMENTS = 12
+# Of the grey levels, so much may lie outside of the range that is shown, in percent at either end.
+CLIPPED = 0.5
+
+
+@dataclass(frozen=True)
+class Glance:
+    """Attributes:
+    grey: grey levels that are to be black and white; None where the look found but one.
+    segments: the largest objects it found, largest first, at most SEGMENTS.
+    """
+
+    grey: tuple[float, float] | None = None
+    segments: tuple[int, ...] = ()
+
+
+def glance_at(stores: OpenStores) -> Glance:
+    """Look at the middle of the coarsest levels: some millions of voxels, however large the volumes are.
+
+    Where there are meshes, only objects that have one are named.  Raises DataError where a volume cannot be read.
+    """
+    grey = grey_range(sample(stores.image)) if stores.image is not None else None
+    if stores.segmentation is None:
+        return Glance(grey)
+    return Glance(grey, largest(sample(stores.segmentation), stores))
+
+
+def grey_range(voxels: NDArray[Any]) -> tuple[float, float] | None:
+    """Percentiles of the voxels that are not 0 (that is what is missing); None where they are all equal."""
+    known = voxels[voxels != 0]
+    if not known.size:
+        return None
+    low, high = (float(v) for v in np.percentile(known, (CLIPPED, 100 - CLIPPED)))
+    return (low, high) if high > low else None
+
+
+def largest(voxels: NDArray[Any], stores: OpenStores) -> tuple[int, ...]:
+    """Ids of the largest objects among the voxels, largest first, equal ones by id."""
+    ids, counts = np.unique(voxels[voxels != 0], return_counts=True)
+    ranked = (int(ids[i]) for i in np.lexsort((ids, -counts)))
+    found = []
+    for number in ranked:
+        if _has_mesh(stores, number):
+            found.append(number)
+        if len(found) == SEGMENTS:
+            break
+    return tuple(found)
+
+
+def sample(volume: ShownVolume) -> NDArray[Any]:
+    """The middle SAMPLE^3 voxels of the coarsest level."""
+    return _sample_zarr(volume) if volume.format == "zarr3" else _sample_precomputed(volume)
+
+
+def _sample_zarr(volume: ShownVolume) -> NDArray[Any]:
+    import zarr
+
+    group = zarr.open_group(volume.path, mode="r")
+    attributes: Any = group.attrs["ome"]
+    array: Any = group[attributes["multiscales"][0]["datasets"][-1]["path"]]
+    try:
+        return np.asarray(array[_middle(array.shape)])
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{volume.path}: cannot be read ({error}); the store is damaged or gone") from error
+
+
+def _sample_precomputed(volume: ShownVolume) -> NDArray[Any]:
+    from cloudvolume import CloudVolume
+
+    source = CloudVolume(
+        f"file://{volume.path}", mip=volume.levels - 1, fill_missing=True, bounded=False, progress=False
+    )
+    low = [int(n) for n in source.bounds.minpt]
+    cut = tuple(
+        slice(part.start + first, part.stop + first)
+        for part, first in zip(_middle(tuple(int(n) for n in source.bounds.size3())), low, strict=True)
+    )
+    try:
+        return np.asarray(source[cut])[..., 0]
+    except Exception as error:  # cloud-volume raises whatever its codecs do
+        raise DataError(f"{volume.path}: cannot be read ({error}); the store is damaged or gone") from error
+
+
+def _middle(shape: tuple[int, ...]) -> tuple[slice, ...]:
+    starts = (max(0, (n - SAMPLE) // 2) for n in shape)
+    return tuple(slice(start, min(n, start + SAMPLE)) for start, n in zip(starts, shape, strict=True))
+
+
+def _has_mesh(stores: OpenStores, number: int) -> bool:
+    """Whether an object has a mesh, as far as a look at one file tells; True where there are no meshes at all."""
+    if stores.meshes is None or json.loads((stores.meshes / "info").read_bytes())["@type"] != MESHES[0]:
+        return True
+    return any((stores.meshes / f"{number}:0{suffix}").is_file() for suffix in ("", ".gz"))

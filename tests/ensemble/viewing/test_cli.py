@@ -1,0 +1,66 @@
+"""`ensemble view`, as a process: what it prints and writes, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from apps.core.volumes import write_volume
+from ensemble.cli.main import main
+from ensemble.viewing import Stores
+from tests.ensemble.viewing.samples import write_stores
+
+
+def run_view(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(["view", *arguments])
+    return int(end.value.code or 0)
+
+
+def test_wrong_store_ends_before_anything_is_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_view("--image", str(tmp_path / "gone.zarr")) == 2
+    assert "gone.zarr: no such volume" in capsys.readouterr().err
+    assert run_view("--home", str(tmp_path), "demo") == 2
+    assert "no such campaign" in capsys.readouterr().err
+    assert run_view() == 2
+    assert "nothing to view" in capsys.readouterr().err
+    assert run_view(str(tmp_path / "gone.json")) == 2
+    assert "gone.json: no such file" in capsys.readouterr().err
+
+
+def test_view_is_served_until_it_is_interrupted(tmp_path: Path) -> None:
+    stores = write_stores(tmp_path)
+    command = [sys.executable, "-m", "ensemble.cli.main", "view", "--image", "image.zarr", "--offset", "1,2,3"]
+    command += ["--segmentation", "objects.zarr", "--save", "view.json", "--state", "state.json"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        url = next(line.strip() for line in process.stdout if line.startswith("http://127.0.0.1:"))
+        with urllib.request.urlopen(url) as response:
+            assert response.status == 200 and b"neuroglancer" in response.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.communicate()
+    saved = Stores.load(tmp_path / "view.json")
+    assert (saved.image, saved.segmentation, saved.offset) == (stores.image, stores.segmentation, (1, 2, 3))
+    state = json.loads((tmp_path / "state.json").read_text())
+    assert state["layers"][0]["source"]["url"].startswith("zarr3://" + url.removesuffix("/open"))
+
+
+def test_saved_view_can_be_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_stores(tmp_path).save(tmp_path / "view.json")
+    write_volume(tmp_path / "other.zarr", np.ones((4, 4, 4), np.uint8), (8.0, 8.0, 8.0))
+    monkeypatch.setattr("ensemble.viewing.ViewServer.wait", lambda server: None)
+    again = ["--image", str(tmp_path / "other.zarr"), "--save", str(tmp_path / "again.json")]
+    assert run_view(str(tmp_path / "view.json"), *again) == 0
+    saved = Stores.load(tmp_path / "again.json")
+    assert saved.image == str(tmp_path / "other.zarr") and saved.meshes == str(tmp_path / "meshes")

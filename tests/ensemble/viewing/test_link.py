@@ -1,0 +1,72 @@
+"""The state that the viewer is given: where layers are put, and what is shown first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from apps.core.volumes import write_volume
+from ensemble.viewing import Stores, open_stores, viewer_state
+from ensemble.viewing.glance import Glance
+from tests.ensemble.viewing.samples import VOXEL, write_stores
+
+ADDRESS = "http://127.0.0.1:9/v/T/data"
+
+
+def layer(state: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(found for found in state["layers"] if found["name"] == name)
+
+
+def moves(source: dict[str, Any]) -> list[float]:
+    return [row[-1] for row in source["transform"]["matrix"]]
+
+
+def test_layers_name_their_stores_by_format(tmp_path: Path) -> None:
+    state = viewer_state(open_stores(write_stores(tmp_path)), Glance((60.0, 200.0), (7, 3)), ADDRESS, "demo")
+    assert [found["name"] for found in state["layers"]] == ["image", "segmentation", "labels", "synapses"]
+    assert layer(state, "image")["source"]["url"] == f"zarr3://{ADDRESS}/image"
+    assert layer(state, "image")["shaderControls"] == {"normalized": {"range": [60.0, 200.0]}}
+    segmentation = layer(state, "segmentation")
+    assert [source["url"] for source in segmentation["source"]] == [
+        f"zarr3://{ADDRESS}/segmentation",
+        f"precomputed://{ADDRESS}/meshes",
+        f"precomputed://{ADDRESS}/skeletons",
+    ]
+    assert segmentation["segments"] == ["7", "3"]
+    assert layer(state, "labels")["visible"] is False
+    assert layer(state, "synapses")["linkedSegmentationLayer"] == {"pre": "segmentation", "post": "segmentation"}
+    assert state["title"] == "demo" and state["showSlices"] is False
+
+
+def test_position_is_the_middle_in_voxels_xyz(tmp_path: Path) -> None:
+    state = viewer_state(open_stores(write_stores(tmp_path)), Glance(), ADDRESS)
+    assert state["position"] == [32.0, 32.0, 16.0]
+    assert list(state["dimensions"]) == ["x", "y", "z"] and state["dimensions"]["z"] == [16e-9, "m"]
+
+
+def test_offset_moves_the_segmentation_and_what_is_of_it(tmp_path: Path) -> None:
+    stores = replace(write_stores(tmp_path), offset=(10, 20, 30))
+    state = viewer_state(open_stores(stores), Glance(), ADDRESS)
+    volume, meshes, skeletons = layer(state, "segmentation")["source"]
+    assert moves(volume) == [10.5, 20.5, 30.5]  # zyx, and half a voxel as OME-Zarr places centres
+    assert moves(meshes) == moves(skeletons) == [240.0, 160.0, 160.0]  # xyz, nm
+    assert moves(layer(state, "image")["source"]) == moves(layer(state, "labels")["source"]) == [0.5, 0.5, 0.5]
+    assert state["position"] == [62.0, 52.0, 26.0]
+
+
+def test_segmentation_alone_is_enough(tmp_path: Path) -> None:
+    write_volume(tmp_path / "ids.zarr", np.ones((8, 8, 8), np.uint32), VOXEL)
+    state = viewer_state(open_stores(Stores(segmentation=str(tmp_path / "ids.zarr"))), Glance(), ADDRESS)
+    assert [found["name"] for found in state["layers"]] == ["segmentation"]
+    assert state["position"] == [4.0, 4.0, 4.0] and state["showSlices"] is True
+
+
+@pytest.mark.parametrize(("extent", "scale"), [(300, 1.0), (3000, 1024 / 300)])
+def test_all_is_in_sight_unless_that_would_load_everything(tmp_path: Path, extent: int, scale: float) -> None:
+    write_volume(tmp_path / "row.zarr", np.ones((1, 1, extent), np.uint8), (8.0, 8.0, 8.0))
+    state = viewer_state(open_stores(Stores(image=str(tmp_path / "row.zarr"))), Glance(), ADDRESS)
+    assert state["crossSectionScale"] == pytest.approx(scale)
