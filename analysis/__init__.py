@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from analysis.budget import BudgetPick, select_under_budget, voxels_in
     from analysis.chain_page import ChainPage, Figure, write_chain_page
     from analysis.columns import COLUMNS, Column, describe, label
+    from analysis.connectome_page import write_connectome_page
     from analysis.errors import AnalysisError
     from analysis.importance import Importance, hyperparameter_importance
     from analysis.objectives import Goal, goals_of, hypervolume_over_time, objective_front
@@ -78,6 +79,7 @@ __all__ = [
     "voxels_in",
     "worst_sections",
     "write_chain_page",
+    "write_connectome_page",
     "write_quality_page",
     "write_report",
 ]
@@ -89,6 +91,7 @@ _HOME_OF = {
     "ChainPage": "analysis.chain_page",
     "Figure": "analysis.chain_page",
     "write_chain_page": "analysis.chain_page",
+    "write_connectome_page": "analysis.connectome_page",
     "Goal": "analysis.objectives",
     "goals_of": "analysis.objectives",
     "hypervolume_over_time": "analysis.objectives",

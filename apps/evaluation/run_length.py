@@ -14,10 +14,10 @@ and the lengths c that they have correctly in one segment each, the sum over ske
 itself, the sum of all L^2 over the sum of all L, so that 1 is perfect.
 
 Source: M. Januszewski et al., High-precision automated reconstruction of neurons with flood-filling networks, Nature
-Methods 15 (2018).  Two conventions are in use for mergers.  Here, as in funlib.evaluate, the edges in a segment that
-merges score 0, and the same skeleton's edges in other segments count.  em_erl gives 0 to all of a skeleton of which a
-part is in such a segment; the two agree where no skeleton that has merged is in several segments.  From em_erl is the
-tolerance: a skeleton takes part in a merger only with a least number of nodes in the segment.
+Methods 15 (2018).  Two conventions are in use for mergers.  As in funlib.evaluate, the edges in a segment that merges
+score 0, and the same skeleton's edges in other segments count: `erl_nm`.  em_erl gives 0 to all of a skeleton of which
+a part is in such a segment: `strict_erl_nm`; the two agree where no skeleton that has merged is in several segments.
+From em_erl is the tolerance: a segment merges only those skeletons that have a least number of nodes in it.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ class RunLength(Result, frozen=True, kw_only=True):
 
     erl_nm: Annotated[float, Meta(description="expected run length, nanometres")]
     nerl: Annotated[float, Meta(description="the same as a share of truth_erl_nm; 1 is perfect")]
+    strict_erl_nm: Annotated[
+        float, Meta(description="erl_nm if all of a skeleton scores 0 of which a node is in a segment that merges")
+    ]
+    strict_nerl: Annotated[float, Meta(description="the same as a share of truth_erl_nm")]
     truth_erl_nm: Annotated[float, Meta(description="expected run length of a perfect segmentation, nanometres")]
     length_nm: Annotated[float, Meta(description="of all skeletons, nanometres")]
     skeletons: Annotated[int, Meta(description="skeletons with a length")]
@@ -79,7 +83,10 @@ def score_run_length(
     correct = ~(omitted | split | merged)
     of_skeleton = _sums(skeleton[a], length)
     pair = skeleton[a] * (int(number.max()) + 1) + number[a]
-    found = float((_sums(pair[correct], length[correct]) ** 2).sum()) / total
+    tainted = np.zeros(int(skeleton.max()) + 1, bool)
+    tainted[skeleton[merging[number]]] = True
+    strict = correct & ~tainted[skeleton[a]]
+    found, spotless = (float((_sums(pair[edges], length[edges]) ** 2).sum()) / total for edges in (correct, strict))
     perfect = float((of_skeleton**2).sum()) / total
 
     def share(edges: NDArray[np.bool_]) -> float:
@@ -88,6 +95,8 @@ def score_run_length(
     return RunLength(
         erl_nm=found,
         nerl=found / perfect,
+        strict_erl_nm=spotless,
+        strict_nerl=spotless / perfect,
         truth_erl_nm=perfect,
         length_nm=total,
         skeletons=int(np.count_nonzero(of_skeleton)),

@@ -1,8 +1,8 @@
 """Evaluation: a segmentation against ground truth, with the trivial answers beside it.
 
-With skeletons of the truth the segmentation's expected run length is scored too, and with size classes its splits and
-mergers by the size of objects.  All boxes are in the coordinates of the label volume.  The box is read whole: some 50
-bytes of memory a voxel.
+With skeletons of the truth the segmentation's expected run length is scored too, with size classes its splits and
+mergers by the size of objects, and with synapses these, their partners, and the wiring that they make.  All boxes, and
+places in tables, are in the coordinates of the label volume.  The box is read whole: some 50 bytes of memory a voxel.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ from apps.evaluation.baselines import (
     one_object,
     segment_by_threshold,
 )
+from apps.evaluation.edges import WiringScores, match_segments, score_edges
 from apps.evaluation.metrics import Scores, score
 from apps.evaluation.run_length import RunLength, score_run_length
 from apps.evaluation.sizes import SizeClass, count_errors
 from apps.evaluation.skeletons import Skeletons, load_skeletons
+from apps.evaluation.synapses import SynapseScores, score_synapses
+from apps.synapses.table import SynapseTable, read_synapses, sample_labels
 
 
 class EvaluationParameters(Parameters, frozen=True, kw_only=True):
@@ -69,7 +72,7 @@ class EvaluationParameters(Parameters, frozen=True, kw_only=True):
     ] = 1
     voxel_size_nm: Annotated[
         VoxelSize | None,
-        Meta(description="zyx, for run lengths; by default that of the labels, or else of the segmentation"),
+        Meta(description="zyx, for run lengths and distances; by default the labels', or else the segmentation's"),
     ] = None
     size_classes: Annotated[
         tuple[Annotated[int, Meta(ge=2)], ...],
@@ -79,6 +82,19 @@ class EvaluationParameters(Parameters, frozen=True, kw_only=True):
         int,
         Meta(ge=1, description="a segment is a part of an object with so many voxels of it, or half of a small one"),
     ] = 100
+    synapses: Annotated[
+        str | None,
+        Meta(
+            description="table of the synapses that were found, places in voxels of the labels, partners in ids of the "
+            "segmentation"
+        ),
+    ] = None
+    true_synapses: Annotated[
+        str | None, Meta(description="table of the true ones, Parquet or CSV; partners are ids of the labels")
+    ] = None
+    synapse_distance_nm: Annotated[
+        float, Meta(gt=0, description="so far apart, at most, are the middles of clefts that are the same synapse")
+    ] = 200.0
 
     def check(self) -> None:
         for name, box in (("box", self.box), ("threshold_box", self.threshold_box)):
@@ -93,6 +109,9 @@ class EvaluationParameters(Parameters, frozen=True, kw_only=True):
                 raise ParameterError(f"{name}: is given without segmentation; expected something to score")
         if self.voxel_size_nm is not None and not min(self.voxel_size_nm) > 0:
             raise ParameterError(f"voxel_size_nm {self.voxel_size_nm}: expected positive sizes")
+        if (self.synapses is None) != (self.true_synapses is None):
+            missing = "synapses" if self.synapses is None else "true_synapses"
+            raise ParameterError(f"{missing}: is missing; give the synapses that were found and the true ones")
         if any(a >= b for a, b in pairwise(self.size_classes)):
             raise ParameterError(f"size_classes {self.size_classes}: expected ascending sizes")
 
@@ -116,13 +135,19 @@ class EvaluationResult(Result, frozen=True, kw_only=True):
     by_size: Annotated[
         tuple[SizeClass, ...], Meta(description="the segmentation's splits and mergers, for every size class")
     ] = ()
+    synapses: Annotated[SynapseScores | None, Meta(description="clefts and partners; none where none were given")] = (
+        None
+    )
+    wiring: Annotated[
+        WiringScores | None, Meta(description="the graph of the synapses; none without synapses or segmentation")
+    ] = None
 
 
 def run(parameters: EvaluationParameters, report: Reporter) -> EvaluationResult:
     """Read the box, score the segmentation, and the trivial answers where asked for.
 
-    Raises DataError where a volume is missing or not of labels, a box leaves it, the truth is 0 in the box, or the
-    skeletons are not such, have no edge there, or no volume says how large a voxel is.
+    Raises DataError where a volume is missing or not of labels, a box leaves it, the truth is 0 in the box, the
+    skeletons or synapses are not such, the true ones have none there, or no volume says how large a voxel is.
     """
     segmentation = _open_labels(parameters.segmentation) if parameters.segmentation is not None else None
     labels = _open_labels(parameters.labels)
@@ -134,7 +159,8 @@ def run(parameters: EvaluationParameters, report: Reporter) -> EvaluationResult:
     if segmentation is not None and not covered.contains(box):
         raise DataError(f"box {box}: leaves the segmentation {segmentation.name}, which covers {covered}")
     skeletons = _load_skeletons(parameters.skeletons, box) if parameters.skeletons is not None else None
-    voxel_size = _voxel_size(parameters, labels, segmentation) if skeletons is not None else None
+    tables = _load_synapses(parameters, box)
+    voxel_size = _voxel_size(parameters, labels, segmentation) if skeletons is not None or tables is not None else None
     fit_box = box_of_the_fit(parameters.threshold_box or box)
     for name, wanted in (("box", box), ("threshold_box", fit_box)):
         if not labels.box.contains(wanted):
@@ -148,6 +174,11 @@ def run(parameters: EvaluationParameters, report: Reporter) -> EvaluationResult:
     oz, oy, ox = parameters.segmentation_offset
     scores, run_length, labels_run_length = None, None, None
     by_size: tuple[SizeClass, ...] = ()
+    synapses, wiring = None, None
+    if tables is not None and voxel_size is not None:
+        ours, theirs = tables
+        partners = sample_labels(labels, ours.points)
+        synapses = score_synapses(ours, theirs, parameters.synapse_distance_nm, voxel_size, partners)
     if segmentation is not None:
         found = segmentation.read(box.translate((-oz, -oy, -ox)))
         scores = score(truth, found)
@@ -158,6 +189,8 @@ def run(parameters: EvaluationParameters, report: Reporter) -> EvaluationResult:
             )
         if parameters.size_classes:
             by_size = count_errors(truth, found, parameters.size_classes, parameters.part_voxels)
+        if tables is not None:
+            wiring = score_edges(tables[0].partners, tables[1].partners, match_segments(truth, found))
         del found
     baselines: dict[str, Scores] = {}
     threshold = None
@@ -178,6 +211,8 @@ def run(parameters: EvaluationParameters, report: Reporter) -> EvaluationResult:
         run_length=run_length,
         labels_run_length=labels_run_length,
         by_size=by_size,
+        synapses=synapses,
+        wiring=wiring,
     )
 
 
@@ -194,6 +229,16 @@ def _load_skeletons(path: str, box: Box) -> Skeletons:
     if not len(skeletons.edges):
         raise DataError(f"{path}: has no edge in the box {box}; expected skeletons in voxels of the labels")
     return skeletons
+
+
+def _load_synapses(parameters: EvaluationParameters, box: Box) -> tuple[SynapseTable, SynapseTable] | None:
+    """Those found and the true ones whose clefts have their middle in the box; None where none are asked for."""
+    if parameters.synapses is None or parameters.true_synapses is None:
+        return None
+    found, truth = (read_synapses(path).within(box) for path in (parameters.synapses, parameters.true_synapses))
+    if not len(truth):
+        raise DataError(f"{parameters.true_synapses}: has no synapse in the box {box}; expected some to compare with")
+    return found, truth
 
 
 def _voxel_size(parameters: EvaluationParameters, labels: Volume, segmentation: Volume | None) -> VoxelSize:

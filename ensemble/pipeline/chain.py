@@ -41,12 +41,11 @@ def write_report(path: Path, pipeline: Pipeline, look: Look, node_seconds: Mappi
         )
         for (name, plan), seconds in zip(look.plans.items(), node_seconds.values(), strict=True)
     )
-    stores = _stores(look)
-    view = path.with_name(VIEW_FILE)
-    if stores is not None:
-        stores.save(view)
+    stores, view, connectomes = _stores(look), path.with_name(VIEW_FILE), _connectomes(path.parent, pipeline, look)
     pictures, missing = _pictures(pipeline, look, stores)
     accuracy = _accuracy(pipeline, look)
+    jobs = (f"balsam job ls --tag campaign={pipeline.name}", "its Balsam jobs (after `ensemble service env`)")
+    viewer = (f"ensemble view {view}", "the volumes, and what was found in them, in neuroglancer")
     page = analysis.ChainPage(
         title=f"pipeline {pipeline.name}",
         headline=headline(pipeline, look),
@@ -54,30 +53,19 @@ def write_report(path: Path, pipeline: Pipeline, look: Look, node_seconds: Mappi
         figures={name: tuple(_figures(pipeline, look, name)) for name in look.plans},
         accuracy=accuracy,
         pictures=pictures,
-        places=tuple(_places(pipeline, look)),
-        honest=(
-            *missing,
-            *(() if accuracy else ("There is no ground truth here: nothing on this page tells errors.",)),
-        ),
+        places=(*((f"{name}: page", str(page)) for name, _, page in connectomes), *_places(look)),
+        honest=missing if accuracy else (*missing, NO_TRUTH),
         provenance={"code version": code_version(), "host": platform.node(), "written": time.strftime("%F %T %z")},
-        commands=(
-            *(
-                ((f"ensemble view {view}", "the volumes, and what was found in them, in neuroglancer"),)
-                if stores
-                else ()
-            ),
-            (f"balsam job ls --tag campaign={pipeline.name}", "its Balsam jobs (after `ensemble service env`)"),
-        ),
+        commands=(jobs,) if stores is None else (viewer, jobs),
     )
     try:
+        if stores is not None:
+            stores.save(view)
+        for name, folder, file in connectomes:
+            analysis.write_connectome_page(folder, file, title=name)
         return analysis.write_chain_page(path, page)
     except analysis.AnalysisError as error:
         raise DataError(str(error)) from error
-
-
-def _to_view(file: Path) -> Iterator[tuple[str, str]]:
-    if file.is_file():
-        yield f"ensemble view {file}", "the volumes, and what was found in them, in neuroglancer"
 
 
 def headline(pipeline: Pipeline, look: Look) -> str:
@@ -118,7 +106,17 @@ def _is_figure(value: Any) -> bool:
     return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _places(pipeline: Pipeline, look: Look) -> Iterator[tuple[str, str]]:
+def _connectomes(folder: Path, pipeline: Pipeline, look: Look) -> tuple[tuple[str, str, Path], ...]:
+    """Step, output, and page to be written, of every wiring graph."""
+    done = ((name, plan) for name, plan in look.plans.items() if plan.settled)
+    return tuple(
+        (name, plan.values["output"], folder / f"{name}.html")
+        for name, plan in done
+        if pipeline.steps[name].stage == "connectome"
+    )
+
+
+def _places(look: Look) -> Iterator[tuple[str, str]]:
     """What was made: every path among the results that is there."""
     for name, plan in look.plans.items():
         for what, value in plan.values.items():

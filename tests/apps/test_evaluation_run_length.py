@@ -37,7 +37,7 @@ def found(skeletons: Skeletons, *segment: int, **more: Any) -> RunLength:
 def test_perfect_whatever_the_ids() -> None:
     result = score_run_length(lines(4, 2), np.array([7] * 4 + [2**63] * 2, np.uint64), UNIT)
     assert (result.nerl, result.correct_fraction, result.skeletons) == (1, 1, 2)
-    assert result.erl_nm == result.truth_erl_nm == pytest.approx((30**2 + 10**2) / 40)
+    assert result.erl_nm == result.strict_erl_nm == result.truth_erl_nm == pytest.approx((30**2 + 10**2) / 40)
     assert result.length_nm == 40
 
 
@@ -53,6 +53,7 @@ def test_a_merger_by_hand() -> None:
     # Segment 9 holds all of skeleton 2 and the first half of skeleton 1, whose other half still counts.
     result = found(lines(5, 3), 9, 9, 9, 4, 4, 9, 9, 9)
     assert result.erl_nm == pytest.approx(10**2 / 60)
+    assert (result.strict_erl_nm, result.strict_nerl) == (0, 0), "both skeletons have a part in the merger"
     assert (result.merged_fraction, result.split_fraction) == (pytest.approx(40 / 60), pytest.approx(10 / 60))
     assert (result.merging_segments, result.merged_skeletons) == (1, 2)
     assert found(lines(5, 3), *[1] * 8).erl_nm == 0, "one object for everything"
@@ -141,6 +142,7 @@ def test_equals_the_definition(seed: int) -> None:
     skeletons, segment = random_case(seed, splits=True)
     result = score_run_length(skeletons, segment, UNIT)
     assert result.erl_nm == pytest.approx(definition(skeletons, segment, whole_skeletons=False))
+    assert result.strict_erl_nm == pytest.approx(definition(skeletons, segment, whole_skeletons=True))
     assert result.truth_erl_nm == pytest.approx(definition(skeletons, skeletons.label, whole_skeletons=False))
     fractions = result.correct_fraction, result.split_fraction, result.merged_fraction, result.omitted_fraction
     assert sum(fractions) == pytest.approx(1)
@@ -152,7 +154,7 @@ def test_equals_the_definition(seed: int) -> None:
 def test_the_two_conventions_agree_where_what_has_merged_is_not_split(seed: int) -> None:
     skeletons, segment = random_case(seed, splits=False)
     result = score_run_length(skeletons, segment, UNIT)
-    assert result.erl_nm == pytest.approx(definition(skeletons, segment, whole_skeletons=True))
+    assert result.erl_nm == result.strict_erl_nm == pytest.approx(definition(skeletons, segment, whole_skeletons=True))
     assert result.merging_segments > 0
 
 
