@@ -243,6 +243,38 @@ class Reconciliation(StageHooks, ApplicationDefinition):
     parameters = PARAMETERS
 
 
+class Connectome(StageHooks, ApplicationDefinition):
+    """Join synapses into the wiring graph of neurons: tables, GraphML, measures."""
+
+    site = UNREGISTERED
+    command_template = _command("connectome")
+    parameters = PARAMETERS
+
+
+class Consensus(StageHooks, ApplicationDefinition):
+    """Keep what two segmentations of the same subvolumes agree on."""
+
+    site = UNREGISTERED
+    command_template = _command("consensus")
+    parameters = PARAMETERS
+
+
+class Agglomeration(StageHooks, ApplicationDefinition):
+    """Join objects that the network joins when it looks again where they touch."""
+
+    site = UNREGISTERED
+    command_template = _command("agglomeration")
+    parameters = PARAMETERS
+
+
+class Synapses(StageHooks, ApplicationDefinition):
+    """Find synapses with a 3-D U-Net, and their partners in a segmentation."""
+
+    site = UNREGISTERED
+    command_template = _command("synapses")
+    parameters = PARAMETERS
+
+
 class Evaluation(StageHooks, ApplicationDefinition):
     """Score a segmentation against ground truth, beside the trivial answers."""
 
@@ -267,6 +299,30 @@ class Multiscale(StageHooks, ApplicationDefinition):
     parameters = PARAMETERS
 
 
+class Meshes(StageHooks, ApplicationDefinition):
+    """Make meshes of a segmentation's objects."""
+
+    site = UNREGISTERED
+    command_template = _command("meshes")
+    parameters = PARAMETERS
+
+
+class Skeletons(StageHooks, ApplicationDefinition):
+    """Make skeletons of a segmentation's objects."""
+
+    site = UNREGISTERED
+    command_template = _command("skeletons")
+    parameters = PARAMETERS
+
+
+class Precomputed(StageHooks, ApplicationDefinition):
+    """Write a volume and its levels as neuroglancer precomputed."""
+
+    site = UNREGISTERED
+    command_template = _command("precomputed")
+    parameters = PARAMETERS
+
+
 class Simulation(StageHooks, ApplicationDefinition):
     """A job that takes time and a fate instead of doing anything, for trying out searches and sites."""
 
@@ -285,11 +341,18 @@ APPLICATIONS: dict[str, type[ApplicationDefinition]] = {
     "partition": Partition,
     "training": Training,
     "inference": Inference,
+    "consensus": Consensus,
     "trial": Trial,
     "reconciliation": Reconciliation,
+    "agglomeration": Agglomeration,
+    "connectome": Connectome,
+    "synapses": Synapses,
     "evaluation": Evaluation,
     "interchange": Interchange,
     "multiscale": Multiscale,
+    "meshes": Meshes,
+    "skeletons": Skeletons,
+    "precomputed": Precomputed,
     "simulation": Simulation,
 }
 

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -16,6 +16,12 @@ from apps.core.stage import RESULT_FILE
 from ensemble.workflow import Jobs
 
 Folders = Callable[[], dict[str, Path]]
+
+
+class Update(Protocol):
+    """Says how far a phase is: `done` of `total`, and with what words, where those are not the numbers."""
+
+    def __call__(self, done: int, total: int, what: str = "") -> None: ...
 
 
 def job_folders(jobs: Jobs, keys: Iterable[str]) -> dict[str, Path]:
@@ -65,20 +71,22 @@ class Display:
         self._progress.console.print(text, highlight=False, markup=False)
 
     @contextlib.contextmanager
-    def phase(self, title: str, folders: Folders | None = None) -> Iterator[Callable[[int, int], None]]:
-        """A bar named `title`; yields `update(done, total)`.  `folders`: label -> folder of the jobs that run now."""
+    def phase(self, title: str, folders: Folders | None = None) -> Iterator[Update]:
+        """A bar named `title`; yields its `update`.  `folders`: label -> folder of the jobs that run now."""
         bar = self._progress.add_task(title, total=None, what="")
         if not self.console.is_terminal:
             self.say(f"{title} ...")
         self._folders = folders
         last: Any = None
 
-        def update(done: int, total: int) -> None:
+        def update(done: int, total: int, what: str = "") -> None:
             nonlocal last
-            self._progress.update(bar, completed=done, total=total, what=f"{done} of {total}")
-            if not self.console.is_terminal and last != (done, total):
-                self.say(f"{title}: {done} of {total}")
-            last = (done, total)
+            self._progress.update(bar, completed=done, total=total, what=what or f"{done} of {total}")
+            # A line for every percent where the steps have a text of their own: there may be millions of them.
+            now = (100 * done // max(total, 1), total) if what else (done, total)
+            if not self.console.is_terminal and last != now:
+                self.say(f"{title}: {what or f'{done} of {total}'}")
+            last = now
 
         try:
             yield update

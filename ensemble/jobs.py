@@ -44,6 +44,7 @@ class Task:
         outputs: files and folders that the stage makes; the task is done again where one is gone.
         claims: names for the parts of the output that the task writes, and no other at the same time.
         num_nodes, ranks_per_node: size of the job.
+        jobs_per_node: how many such jobs may share a node.
         wall_time_min: estimate in minutes, 0 for none; a launcher with less time left does not start the job.
         time_limit_s: a process that takes longer is ended, and the task has failed as `hung`; None for no limit.
         max_attempts: how often the job is started whose process the machine ends; None for what apps.definitions says.
@@ -61,13 +62,14 @@ class Task:
     claims: tuple[str, ...] = ()
     num_nodes: int = 1
     ranks_per_node: int = 1
+    jobs_per_node: int = 1
     wall_time_min: int = 0
     time_limit_s: float | None = None
     max_attempts: int | None = None
     workdir: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("num_nodes", "ranks_per_node", "time_limit_s", "max_attempts"):
+        for name in ("num_nodes", "ranks_per_node", "jobs_per_node", "time_limit_s", "max_attempts"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ParameterError(f"task {self.key}: {name} = {value}; expected a positive number")
@@ -329,6 +331,7 @@ class CampaignJobs:
             parameters={"time_limit": str(task.time_limit_s)} if task.time_limit_s else {},
             num_nodes=task.num_nodes,
             ranks_per_node=task.ranks_per_node,
+            node_packing_count=task.jobs_per_node,
             wall_time_min=task.wall_time_min,
             parent_ids=parent_ids,
         )

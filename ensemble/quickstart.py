@@ -11,7 +11,7 @@ from typing import Any
 
 from apps.core.parameters import write_json
 from ensemble.campaigns import Campaign
-from ensemble.deployment import Deployment, deployment_of, run_deployment
+from ensemble.deployment import Deployment, Resources, deployment_of, run_deployment
 from ensemble.display import Display, job_folders
 from ensemble.jobs import CampaignJobs
 from ensemble.models import Model
@@ -97,7 +97,7 @@ def run_quickstart(
         box=data.test_box,
         threshold_box=data.training_box,
     )
-    records = run_deployment(deployment, jobs, display)
+    records = run_deployment(deployment, jobs, display, Resources(nodes=options.workers))
     everything = [*preparation.records, *_trial_records(ledger), *records["inference"]]
     everything += [records["reconciliation"], records["evaluation"]]
     overhead = measure_overhead(everything, options.workers, started, time.time())

@@ -53,11 +53,18 @@ STAGES: dict[str, str] = {
     "partition": "apps.partition.stage",
     "training": "apps.training.stage",
     "inference": "apps.inference.stage",
+    "consensus": "apps.consensus.stage",
     "trial": "apps.trial.stage",
     "reconciliation": "apps.reconciliation.stage",
+    "agglomeration": "apps.agglomeration.stage",
+    "connectome": "apps.connectome.stage",
+    "synapses": "apps.synapses.stage",
     "evaluation": "apps.evaluation.stage",
     "interchange": "apps.interchange.stage",
     "multiscale": "apps.multiscale.stage",
+    "meshes": "apps.meshes.stage",
+    "skeletons": "apps.skeletons.stage",
+    "precomputed": "apps.precomputed.stage",
     "simulation": "apps.simulation.stage",
 }
 

@@ -27,6 +27,9 @@ from apps.ffn.settings import InferenceSettings
 Array = NDArray[np.float32]
 Predict = Callable[[Array, Array], Array]
 
+# From this probability on a voxel counts as one that a look can take away (google/ffn's history of deletions).
+HELD = 0.8
+
 
 class Look(NamedTuple):
     """A request: look at `position` of the subvolume in `slot`, whose object started at `start`."""
@@ -43,11 +46,13 @@ class View(NamedTuple):
         valid: whether the map was at `move` or more at the position; otherwise nothing was done.
         start: the map at the object's start, afterwards.
         moves: (logit, offset zyx) of the best voxel of every face, whether it reaches `move` or not.
+        deleted: voxels that the look took away from the object: at `HELD` or more before, under even odds after.
     """
 
     valid: bool
     start: float
     moves: list[tuple[float, Triple]]
+    deleted: int = 0
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ class HostCanvas:
         """`predict` of (image, map), both [1, z, y, x] float32, gives new logits: `Network.predictor()`."""
         self.slots, self.batch = slots, batch
         self.model_seconds = 0.0
-        self._predict, self._thresholds = predict, thresholds
+        self._predict, self._thresholds, self._held = predict, thresholds, logit(HELD)
         self._margin, self._faces = model.margin, faces_of(model)
         self._images: dict[int, Array] = {}
         self._maps: dict[int, Array] = {}
@@ -202,6 +207,7 @@ class HostCanvas:
         begin = time.perf_counter()
         logits = self._predict(image[view][None], shown[None])[0]
         self.model_seconds += time.perf_counter() - begin
+        deleted = int(np.count_nonzero((shown >= self._held) & (logits < 0) & ~unknown))
         if limits.disco is not None and np.count_nonzero(logits >= limits.move) > limits.disco * logits.size:
             # Once the object is found, what was judged to be outside may not come back: errs to splits, not mergers.
             with np.errstate(invalid="ignore"):
@@ -214,4 +220,4 @@ class HostCanvas:
             moves.append((values.item(best), face.offset(best)))
         if np.isnan([score for score, _ in moves]).any():
             raise not_finite()
-        return View(True, float(whole[start]), moves)
+        return View(True, float(whole[start]), moves, deleted)

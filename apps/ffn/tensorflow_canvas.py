@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from apps.core.boxes import Box, Triple
 from apps.core.errors import DataError, ParameterError
 from apps.ffn.backend import backend_name, import_tensorflow
-from apps.ffn.canvas import Array, Look, Thresholds, View, faces_of, not_finite, quantise
+from apps.ffn.canvas import HELD, Array, Look, Thresholds, View, faces_of, not_finite, quantise
+from apps.ffn.movement import logit
 from apps.ffn.network import Network
 
 
@@ -105,15 +106,15 @@ class TensorFlowCanvas:
         tensor, count = self._in_flight.popleft()
         rows = tensor.numpy()[:count]
         self.model_seconds += time.perf_counter() - begin
-        if np.isnan(rows[:, 2:]).any():
+        if np.isnan(rows[:, 3:]).any():
             raise not_finite()
         views = []
-        for valid, start, *bests in rows.tolist():
+        for valid, start, deleted, *bests in rows.tolist():
             moves = [
                 (score, face.offset(int(index)))
                 for face, score, index in zip(self._faces, bests[::2], bests[1::2], strict=True)
             ]
-            views.append(View(bool(valid), start, moves))
+            views.append(View(bool(valid), start, moves, int(deleted)))
         return views
 
     def take(self, slot: int, box: Box, probability: bool) -> tuple[NDArray[np.bool_], NDArray[np.uint8] | None]:
@@ -142,9 +143,9 @@ class TensorFlowCanvas:
         return logits
 
     def _compile(self, batch: int) -> Any:
-        """One step of `batch` looks, [4, batch] int64 in (see `launch`), [batch, 2 + 2 x faces] float32 out."""
+        """One step of `batch` looks, [4, batch] int64 in (see `launch`), [batch, 3 + 2 x faces] float32 out."""
         tf, network, limits, faces = self._tf, self._network.keras_model, self._thresholds, self._faces
-        (fz, fy, fx), voxels = self._fov, math.prod(self._fov)
+        (fz, fy, fx), voxels, held = self._fov, math.prod(self._fov), logit(HELD)
         dz, dy, dx = (tf.constant(n.ravel(), tf.int64) for n in np.indices(self._fov))
         in_face = [np.arange(voxels, dtype=np.int32).reshape(self._fov)[face.view].ravel() for face in faces]
 
@@ -158,13 +159,15 @@ class TensorFlowCanvas:
             shape = (batch, fz, fy, fx, 1)
             logits = network([tf.reshape(image, shape), tf.reshape(shown, shape)], training=False)
             logits = tf.reshape(logits, (batch, voxels))
+            gone = (seed >= held) & (logits < 0)  # never where the map is unknown: NaN is at least nothing
+            deleted = tf.math.count_nonzero(gone, axis=1, keepdims=True, dtype=tf.int32)
             if limits.disco is not None:
                 over = tf.math.count_nonzero(logits >= limits.move, axis=1, keepdims=True, dtype=tf.int32)
                 found = tf.cast(over, tf.float32) > np.float32(limits.disco * voxels)
                 logits = tf.where(found & (seed < 0) & (logits > seed), seed, logits)
             flat = tf.reshape(index, [-1]), tf.reshape(tf.where(valid, logits, seed), [-1])
             tf.raw_ops.ResourceScatterUpdate(resource=self._maps.handle, indices=flat[0], updates=flat[1])
-            columns = [tf.cast(valid, tf.float32), tf.gather(self._maps, start)]
+            columns = [tf.cast(valid, tf.float32), tf.gather(self._maps, start), tf.cast(deleted, tf.float32)]
             for chosen in in_face:
                 values = tf.gather(logits, chosen, axis=1)
                 best = tf.cast(tf.argmax(values, axis=1)[:, None], tf.float32)

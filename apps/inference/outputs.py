@@ -29,11 +29,11 @@ class MaskedVoxels(Result, frozen=True, kw_only=True):
 
     voxels: Annotated[int, Meta(description="voxels of the box")]
     excluded: Annotated[int, Meta(description="those of them that the masks exclude")]
-    share: Annotated[float, Meta(description="excluded / voxels")]
+    share: Annotated[float, Meta(description="excluded / voxels; 0 of no voxels")]
 
     @classmethod
     def of(cls, voxels: int, excluded: int) -> MaskedVoxels:
-        return cls(voxels=voxels, excluded=excluded, share=excluded / voxels)
+        return cls(voxels=voxels, excluded=excluded, share=excluded / voxels if voxels else 0.0)
 
     @classmethod
     def count(cls, excluded: NDArray[np.bool_] | None, box: Box, within: Box) -> MaskedVoxels:

@@ -1,29 +1,49 @@
-"""Segment subvolumes with a trained FFN.  Killed and run again, it goes on from the last object that was finished."""
+"""Segment subvolumes with a trained FFN.  Killed and run again, it goes on from the last object that was finished.
+
+The subvolumes are a list of boxes, or those of a grid, whose pieces go to `piece_path(output, number)`: all of them, a
+part, or some numbers.  Several jobs share a grid; the bytes of a piece do not depend on which job makes it.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 from msgspec import Meta
 
 from apps.core.boxes import Box, Triple
 from apps.core.errors import DataError, ParameterError
 from apps.core.parameters import Parameters, Result, json_hash
+from apps.core.parts import Part, Phase, share
 from apps.core.progress import Reporter
 from apps.core.stage import Stage, code_version
-from apps.core.subvolumes import Subvolume
+from apps.core.subvolumes import Subvolume, SubvolumeGrid, piece_path
 from apps.core.volumes import Volume, absolute_volume, content_hash, open_volume
 from apps.ffn.checkpoint import Checkpoint, load_checkpoint, weights_digest
 from apps.ffn.flood_log import FloodLog
-from apps.ffn.masks import MaskParameters, check_masks
+from apps.ffn.masks import MaskParameters, check_masks, read_masks
 from apps.ffn.segmenter import Segmentation
 from apps.ffn.settings import InferenceSettings
 from apps.inference.outputs import MaskedVoxels, SubvolumeResult, finished, log_path, store, written_for
-from apps.inference.segment import CanvasKind, NetworkSource, Options, check_image, segment_boxes
+from apps.inference.segment import (
+    CanvasKind,
+    NetworkSource,
+    Options,
+    check_image,
+    leaves_room,
+    segment_boxes,
+)
 
 # HDF5 does not say its voxel size; what is written then says one nanometre a voxel.
 _UNKNOWN_VOXEL_SIZE = (1.0, 1.0, 1.0)
+# Subvolumes that are looked after at a time: more than any device takes in one batch, and a bound on memory.
+_WINDOW = 256
 
 
 class SubvolumeTarget(Parameters, frozen=True, kw_only=True):
@@ -53,8 +73,19 @@ class InferenceParameters(Parameters, frozen=True, kw_only=True):
     image: Annotated[str, Meta(description="image volume, uint8: NAME.zarr or FILE.h5:DATASET")]
     model: Annotated[str, Meta(description="checkpoint folder, or prefix of a google/ffn checkpoint")]
     subvolumes: Annotated[
-        tuple[SubvolumeTarget, ...], Meta(min_length=1, description="boxes to segment, each with its output")
-    ]
+        tuple[SubvolumeTarget, ...], Meta(description="boxes to segment, each with its output; or give a grid")
+    ] = ()
+    grid: Annotated[
+        SubvolumeGrid | None, Meta(description="instead of a list: the subvolumes of a grid, by their read boxes")
+    ] = None
+    output: Annotated[
+        str | None, Meta(description="grid: folder of the pieces; subvolume 12345 is 000/012/000012345.zarr in it")
+    ] = None
+    part: Annotated[Part | None, Meta(description="grid: this job's share of the subvolumes; null: all of them")] = None
+    numbers: Annotated[
+        tuple[Annotated[int, Meta(ge=0)], ...] | None,
+        Meta(description="grid: the numbers of the subvolumes to segment, in this order, instead of a part"),
+    ] = None
     settings: Annotated[InferenceSettings, Meta(description="mode, thresholds and limits of flood filling")] = (
         InferenceSettings()
     )
@@ -75,16 +106,62 @@ class InferenceParameters(Parameters, frozen=True, kw_only=True):
     threads: Annotated[int, Meta(ge=1, le=1024, description="threads of the network's backend")] = 1
 
     def check(self) -> None:
+        if (self.grid is None) == (not self.subvolumes):
+            raise ParameterError("subvolumes, grid: expected one of them, a list with boxes or a grid")
+        if self.grid is None:
+            if self.output is not None or self.part is not None or self.numbers is not None:
+                raise ParameterError(
+                    "output, part, numbers: belong to a grid; expected none beside a list of subvolumes"
+                )
+            self._check_outputs()
+            return
+        if self.output is None:
+            raise ParameterError("output: is missing; expected the folder that the grid's pieces go to")
+        if self.part is not None and self.numbers is not None:
+            raise ParameterError("part, numbers: expected one of them at most")
+        wrong = [number for number in self.numbers or () if number >= len(self.grid)]
+        if wrong:
+            raise ParameterError(f"numbers: {wrong[0]} is no subvolume; the grid has 0 to {len(self.grid) - 1}")
+        if len(set(self.numbers or ())) < len(self.numbers or ()):
+            raise ParameterError("numbers: one is given twice; expected each subvolume once")
+
+    def _check_outputs(self) -> None:
         outputs = [Path(target.output) for target in self.subvolumes]
         written = [path for output in outputs for path in written_for(output, self.probability)]
         if len({path.absolute() for path in written}) < len(written):
             raise ParameterError(f"subvolumes: two of them write the same file, of {', '.join(map(str, outputs))}")
 
+    @property
+    def places(self) -> Sequence[int]:
+        """What to do: places in the list, or numbers in the grid."""
+        if self.grid is None:
+            return range(len(self.subvolumes))
+        return share(len(self.grid), self.part) if self.numbers is None else self.numbers
+
+    def target(self, place: int) -> SubvolumeTarget:
+        """The subvolume of one of the `places`."""
+        if self.grid is None:
+            return self.subvolumes[place]
+        boxes = self.grid.subvolume(place)
+        output = str(piece_path(str(self.output), place))
+        return SubvolumeTarget(box=boxes.read_box, write_box=boxes.write_box, output=output)
+
+    @property
+    def complete(self) -> bool:
+        """Whether what is to be done is all there is; a share of a grid is not."""
+        return self.grid is None or (self.part is None and self.numbers is None)
+
 
 class InferenceResult(Result, frozen=True, kw_only=True):
-    """Result of the inference stage: each subvolume, and the sums over them."""
+    """Result of the inference stage: the sums over its subvolumes, and each of a list."""
 
-    subvolumes: Annotated[tuple[SubvolumeResult, ...], Meta(description="in the order of the parameters")]
+    subvolumes: Annotated[
+        tuple[SubvolumeResult, ...],
+        Meta(description="in the order of the parameters' list; those of a grid are in their pieces' summaries"),
+    ]
+    pieces: Annotated[str | None, Meta(description="folder of a grid's pieces; null for a list")]
+    count: Annotated[int, Meta(description="subvolumes of the list, the part or the numbers, which are all there")]
+    complete: Annotated[bool, Meta(description="whether these are all subvolumes: of a list, or of the whole grid")]
     objects: Annotated[int, Meta(description="objects of all subvolumes")]
     voxels: Annotated[int, Meta(description="voxels in objects")]
     steps: Annotated[int, Meta(description="fields of view that the network looked at")]
@@ -102,6 +179,51 @@ class InferenceResult(Result, frozen=True, kw_only=True):
     voxels_per_second: Annotated[float, Meta(description="voxels of the boxes per second of seeds and flood filling")]
 
 
+_OF_EACH = ("objects", "voxels", "steps", "wasted_steps", "rejected")
+_COUNTS = (*_OF_EACH, "count", "without_look")
+_SECONDS = ("seed_seconds", "model_seconds", "other_seconds")
+
+
+@dataclass
+class _Sums:
+    """The sums over finished subvolumes; each of them is kept only for a list."""
+
+    keep: bool
+    parts: dict[int, SubvolumeResult] = field(default_factory=dict)
+    counts: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add(self, place: int, part: SubvolumeResult) -> None:
+        if self.keep:
+            self.parts[place] = part
+        counted = {name: getattr(part, name) for name in (*_OF_EACH, *_SECONDS)} | {
+            "count": 1,
+            "without_look": part.steps == 0,
+            "truncated": part.truncated,
+            "read": part.masked_read.voxels,
+            "read_excluded": part.masked_read.excluded,
+            "write": part.masked_write.voxels,
+            "write_excluded": part.masked_write.excluded,
+        }
+        for name, value in counted.items():
+            self.counts[name] += value
+
+    def result(self, parameters: InferenceParameters) -> InferenceResult:
+        counts: dict[str, Any] = {name: int(self.counts[name]) for name in _COUNTS}
+        seconds: dict[str, Any] = {name: float(self.counts[name]) for name in _SECONDS}
+        spent = sum(seconds.values())
+        return InferenceResult(
+            subvolumes=tuple(self.parts[place] for place in sorted(self.parts)),
+            pieces=parameters.output,
+            complete=parameters.complete,
+            truncated=self.counts["truncated"] > 0,
+            masked_read=MaskedVoxels.of(int(self.counts["read"]), int(self.counts["read_excluded"])),
+            masked_write=MaskedVoxels.of(int(self.counts["write"]), int(self.counts["write_excluded"])),
+            voxels_per_second=self.counts["read"] / spent if spent else 0.0,
+            **counts,
+            **seconds,
+        )
+
+
 def run(parameters: InferenceParameters, report: Reporter) -> InferenceResult:
     """Segment the subvolumes, those excepted that an earlier run of the same parameters has finished.
 
@@ -112,76 +234,111 @@ def run(parameters: InferenceParameters, report: Reporter) -> InferenceResult:
     image = open_volume(parameters.image)
     checkpoint = load_checkpoint(parameters.model, parameters.fov, parameters.deltas)
     normalisation = checkpoint.normalisation(parameters.image_mean, parameters.image_std)
-    for target in parameters.subvolumes:
-        check_image(image, target.box, checkpoint.model)
+    _check_boxes(parameters, image, checkpoint)
     check_masks(parameters.masks, image)
     _check_outputs(parameters)
-    identities = [_identity(parameters, target, image, checkpoint) for target in parameters.subvolumes]
-    outputs = [Path(target.output) for target in parameters.subvolumes]
-    done = {number: known for number, output in enumerate(outputs) if (known := finished(output, identities[number]))}
-    todo = [number for number in range(len(outputs)) if number not in done]
-    for number in done:
-        log_path(outputs[number]).unlink(missing_ok=True)  # where a kill came after the summary
-    for number in todo:
-        _make_folder(outputs[number].parent)
-    logs: dict[int, FloodLog] = {}  # of the subvolumes in work; all at once would be more files than a process may open
+    common = _common_identity(parameters, image, checkpoint)
+    source = NetworkSource.of(checkpoint, parameters.settings, parameters.threads)
+    source = NetworkSource(source.model, source.threads, cache(source.start))
+    options = Options(
+        masks=parameters.masks,
+        probability=parameters.probability,
+        canvas=parameters.canvas,
+        batch=parameters.batch,
+    )
+    sums, places = _Sums(keep=parameters.grid is None), parameters.places
 
-    def open_log(place: int) -> FloodLog:
-        number = todo[place]
-        log = logs[place] = FloodLog(log_path(outputs[number]), identities[number])
-        return log
+    def work_off(window: Sequence[int], before: int) -> None:
+        todo: list[tuple[int, SubvolumeTarget, str]] = []
+        for place in window:
+            target = parameters.target(place)
+            _check_kind(target)
+            identity = _identity(parameters, target, image, checkpoint, common)
+            known = finished(Path(target.output), identity)
+            if known is None:
+                todo.append((place, target, identity))
+            else:
+                log_path(Path(target.output)).unlink(missing_ok=True)  # where a kill came after the summary
+                sums.add(place, known)
+        for folder in {Path(target.output).parent for _, target, _ in todo}:
+            _make_folder(folder)
+        logs: dict[int, FloodLog] = {}  # of the subvolumes in work: all at once would be more files than may be open
 
-    def keep(place: int, found: Segmentation) -> None:
-        number = todo[place]
-        target, voxel_size = parameters.subvolumes[number], image.voxel_size_nm or _UNKNOWN_VOXEL_SIZE
-        done[number] = store(outputs[number], target.subvolume, found, voxel_size, identities[number])
-        logs.pop(place).remove()
+        def open_log(number: int) -> FloodLog:
+            _, target, identity = todo[number]
+            log = logs[number] = FloodLog(log_path(Path(target.output)), identity)
+            return log
 
-    if todo:
-        source = NetworkSource.of(checkpoint, parameters.settings, parameters.threads)
-        options = Options(
-            masks=parameters.masks,
-            probability=parameters.probability,
-            canvas=parameters.canvas,
-            batch=parameters.batch,
-        )
-        boxes = [parameters.subvolumes[number].box for number in todo]
-        segment_boxes(source, image, boxes, normalisation, parameters.settings, options, keep, report, open_log)
-    return _sum(parameters, [done[number] for number in range(len(outputs))])
+        def keep(number: int, found: Segmentation) -> None:
+            place, target, identity = todo[number]
+            voxel_size = image.voxel_size_nm or _UNKNOWN_VOXEL_SIZE
+            sums.add(place, store(Path(target.output), target.subvolume, found, voxel_size, identity))
+            logs.pop(number).remove()
+
+        def tell(done: float, total: float, what: str = "") -> None:
+            known = before + len(window) - len(todo)
+            report(known + done, len(places), what)
+
+        if todo:
+            boxes = [target.box for _, target, _ in todo]
+            segment_boxes(source, image, boxes, normalisation, parameters.settings, options, keep, tell, open_log)
+
+    for first in range(0, len(places), _WINDOW):
+        work_off(places[first : first + _WINDOW], first)
+    report(len(places), len(places), "done")
+    return sums.result(parameters)
+
+
+def _check_boxes(parameters: InferenceParameters, image: Volume, checkpoint: Checkpoint) -> None:
+    """Raise DataError where the image does not hold a box, or one is smaller than the field of view."""
+    for target in parameters.subvolumes:
+        check_image(image, target.box, checkpoint.model)
+    if parameters.grid is not None:
+        bounds = parameters.grid.bounds or parameters.grid.box
+        check_image(image, bounds, checkpoint.model)
+        check_image(image, Box.of(bounds.offset, _smallest_read(parameters.grid)), checkpoint.model)
+
+
+def _smallest_read(grid: SubvolumeGrid) -> Triple:
+    """Extent zyx that every read box has at least."""
+    _, rows, columns = grid.counts
+    extents = []
+    for axis, stride in enumerate((rows * columns, columns, 1)):
+        along = (grid.subvolume(place * stride).read_box for place in range(grid.counts[axis]))
+        extents.append(min(box.shape[axis] for box in along))
+    return extents[0], extents[1], extents[2]
 
 
 def _check_outputs(parameters: InferenceParameters) -> None:
     """Raise DataError where an output would take the place of an input, or of what is no volume."""
-    inputs = {
+    inputs = [
         _place(name) for name in (parameters.image, parameters.model, *(mask.volume for mask in parameters.masks))
-    }
+    ]
+    if parameters.output is not None:
+        folder = _place(parameters.output)
+        if any(folder == path or folder in path.parents for path in inputs):
+            raise DataError(f"{parameters.output}: holds an input of the segmentation; give another output")
     for target in parameters.subvolumes:
         if _place(target.output) in inputs:
             raise DataError(f"{target.output}: is an input of the segmentation; give another output")
-        if Path(target.output).exists() and not Path(target.output).is_dir():
-            raise DataError(f"{target.output}: is a file, and no volume to replace; give another output")
+        _check_kind(target)
+
+
+def _check_kind(target: SubvolumeTarget) -> None:
+    if Path(target.output).exists() and not Path(target.output).is_dir():
+        raise DataError(f"{target.output}: is a file, and no volume to replace; give another output")
 
 
 def _place(name: str) -> Path:
     return Path(absolute_volume(name)).resolve()
 
 
-def _identity(parameters: InferenceParameters, target: SubvolumeTarget, image: Volume, checkpoint: Checkpoint) -> str:
-    """Hash of all that the segmentation of one subvolume depends on: parameters, voxels, weights and code."""
-    chosen = {
-        name: value
-        for name, value in parameters.to_dict().items()
-        if name not in ("subvolumes", "image", "model", "masks", "threads")
-    }
-    masks = [
-        [mask.to_dict() | {"volume": content_hash(open_volume(mask.volume), target.box)}] for mask in parameters.masks
-    ]
+def _common_identity(parameters: InferenceParameters, image: Volume, checkpoint: Checkpoint) -> str:
+    """Hash of what the segmentation of every subvolume depends on, but for the voxels: parameters, weights, code."""
+    chosen = {name: value for name, value in parameters.to_dict().items() if name not in _NOT_OF_A_SUBVOLUME}
     return json_hash(
         [
             chosen,
-            masks,
-            target.to_dict(),
-            content_hash(image, target.box),
             image.voxel_size_nm,
             checkpoint.model.to_dict(),
             checkpoint.normalisation(parameters.image_mean, parameters.image_std),
@@ -191,32 +348,27 @@ def _identity(parameters: InferenceParameters, target: SubvolumeTarget, image: V
     )
 
 
+_NOT_OF_A_SUBVOLUME = ("subvolumes", "grid", "output", "part", "numbers", "image", "model", "masks", "threads")
+
+
+def _identity(
+    parameters: InferenceParameters, target: SubvolumeTarget, image: Volume, checkpoint: Checkpoint, common: str
+) -> str:
+    """Hash of all that the segmentation of one subvolume depends on.
+
+    Where masks leave no place for a seed, the image is not of that, and not read.
+    """
+    excluded = read_masks(parameters.masks, target.box)
+    masks = None if excluded is None else hashlib.sha256(np.packbits(excluded).tobytes()).hexdigest()
+    looked_at = excluded is None or leaves_room(excluded, checkpoint.model)
+    return json_hash([common, masks, target.to_dict(), content_hash(image, target.box) if looked_at else None])
+
+
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error}); give a writable place") from error
-
-
-def _sum(parameters: InferenceParameters, parts: list[SubvolumeResult]) -> InferenceResult:
-    size = sum(target.box.size for target in parameters.subvolumes)
-    seconds = sum(part.seed_seconds + part.model_seconds + part.other_seconds for part in parts)
-    return InferenceResult(
-        subvolumes=tuple(parts),
-        objects=sum(part.objects for part in parts),
-        voxels=sum(part.voxels for part in parts),
-        steps=sum(part.steps for part in parts),
-        wasted_steps=sum(part.wasted_steps for part in parts),
-        rejected=sum(part.rejected for part in parts),
-        truncated=any(part.truncated for part in parts),
-        without_look=sum(part.steps == 0 for part in parts),
-        masked_read=MaskedVoxels.total(part.masked_read for part in parts),
-        masked_write=MaskedVoxels.total(part.masked_write for part in parts),
-        seed_seconds=sum(part.seed_seconds for part in parts),
-        model_seconds=sum(part.model_seconds for part in parts),
-        other_seconds=sum(part.other_seconds for part in parts),
-        voxels_per_second=size / seconds if seconds else 0.0,
-    )
 
 
 STAGE = Stage(
@@ -228,8 +380,15 @@ STAGE = Stage(
     example={
         "image": "volume/image.zarr",
         "model": "training/checkpoint",
-        "subvolumes": [{"box": {"offset": [0, 0, 0], "shape": [64, 128, 128]}, "output": "segmentation/box.zarr"}],
+        "grid": {
+            "box": {"offset": [0, 0, 0], "shape": [256, 512, 512]},
+            "shape": [64, 128, 128],
+            "overlap": [32, 32, 32],
+        },
+        "output": "segmentation/pieces",
+        "part": {"index": 0, "of": 8},
         "settings": {"mode": "fast", "min_size": 500},
         "threads": 1,
     },
+    phases=(Phase(shared=True), Phase()),
 )

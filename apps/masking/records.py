@@ -11,10 +11,12 @@ import numpy as np
 from msgspec import Meta
 
 from apps.core.boxes import Triple
-from apps.core.errors import DataError, StateError, UserError
+from apps.core.errors import StateError, UserError
 from apps.core.files import lock
 from apps.core.parameters import Parameters, Result, write_json
 from apps.core.volumes import Volume, VoxelSize, create_shared_volume, open_volume_to_write
+from apps.unet.storage import make_folder
+from apps.unet.training import MODEL
 
 _CHUNK = 1024  # pixels along y and x: one plane a chunk, so that sections share none
 _UNKNOWN_SIZE: VoxelSize = (1.0, 1.0, 1.0)  # of an image that does not say
@@ -28,15 +30,7 @@ class Paths:
 
     @property
     def model(self) -> Path:
-        return self.output / "model"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.output / "checkpoint"
-
-    @property
-    def curve(self) -> Path:
-        return self.output / "curve.csv"
+        return self.output / MODEL
 
     @property
     def masks(self) -> Path:
@@ -129,14 +123,6 @@ def load_record(path: Path) -> SectionRecord | None:
         return SectionRecord.load(path)
     except UserError:
         return None
-
-
-def make_folder(folder: Path) -> None:
-    """Make an output folder.  Raises DataError where that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be made ({error.strerror}); give a writable output folder") from error
 
 
 def _read_layout(paths: Paths) -> Layout | None:

@@ -18,10 +18,11 @@ from apps.core.boxes import Box, tiles
 from apps.core.volumes import Volume
 from apps.ffn.backend import import_tensorflow
 from apps.masking.classes import OUTSIDE
-from apps.masking.model import Weights, keras_model
+from apps.masking.model import keras_model
 from apps.masking.network import NetworkParameters
 from apps.masking.scoring import Certainty
 from apps.masking.sections import NO_TISSUE, SEEN, Floats, SectionStatistics, normalise
+from apps.unet.weights import Weights
 
 
 @dataclass(frozen=True)

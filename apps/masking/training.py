@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from apps.core.boxes import Box
-from apps.core.errors import DataError, StateError
-from apps.core.files import lock, write_atomically
+from apps.core.errors import DataError
 from apps.core.parameters import json_hash
 from apps.core.progress import Reporter
 from apps.core.stage import code_version
@@ -22,15 +17,17 @@ from apps.core.volumes import Volume, open_volume
 from apps.ffn.backend import start_tensorflow
 from apps.masking.classes import Confusion, check_classes
 from apps.masking.examples import Examples
-from apps.masking.model import ModelInfo, Weights, checksum, find_model, load_model, save_model
-from apps.masking.network import NetworkParameters
-from apps.masking.records import Paths, make_folder
+from apps.masking.loss import loss
+from apps.masking.model import ModelInfo
+from apps.masking.network import NetworkParameters, build
+from apps.masking.records import Paths
 from apps.masking.sections import open_image, read_statistics
 from apps.masking.segmenter import Segmenter
 from apps.masking.settings import TrainSettings
-from apps.masking.trainer import Trainer
-
-_CURVE_ROW = 20  # steps that a row of the learning curve is the mean of
+from apps.unet.storage import make_folder
+from apps.unet.trainer import Trainer
+from apps.unet.training import train_once, what_matters
+from apps.unet.weights import Weights, checksum
 
 
 @dataclass(frozen=True)
@@ -59,21 +56,13 @@ def train(
     examples = Examples(image, labels, training, settings, report)
     for _, classes in _annotated(labels, validation):
         check_classes(classes, labels.name)
-    stamp = json_hash([_what_matters(settings), validation.to_dict(), examples.digest, code_version()])
-    with (paths.output / ".train.lock").open("a") as held:
-        lock(held, paths.output)
-        known = _known(paths.model, stamp)
-        if known is not None:
-            shutil.rmtree(paths.checkpoint, ignore_errors=True)
-            return Trained(known, None)
-        trainer = Trainer(settings, examples)
-        begin = time.perf_counter()
-        trainer.train(paths.checkpoint, stamp, report)
-        speed = trainer.steps_done * examples.pixels / (time.perf_counter() - begin)
-        weights = trainer.weights()
+    stamp = json_hash([what_matters(settings), validation.to_dict(), examples.digest, code_version()])
+
+    def describe(trainer: Trainer) -> ModelInfo:
         report(settings.steps, settings.steps, "judging")
+        weights = trainer.weights()
         confusion = judge(image, labels, validation, settings.network, weights, tile)
-        info = ModelInfo(
+        return ModelInfo(
             network=settings.network,
             checksum=checksum(weights),
             steps=settings.steps,
@@ -89,10 +78,13 @@ def train(
                 "shares": examples.shares,
             },
         )
-        write_atomically(paths.curve, _curve(trainer.losses))
-        save_model(paths.model, info, weights)
-        shutil.rmtree(paths.checkpoint, ignore_errors=True)
-    return Trained(info, speed)
+
+    def make_trainer() -> Trainer:
+        return Trainer(build(settings.network), settings, examples, loss)
+
+    trained = train_once(paths.output, stamp, ModelInfo, "masks", make_trainer, describe, report)
+    speed = trained.steps_per_second
+    return Trained(trained.info, None if speed is None else speed * examples.pixels)
 
 
 def judge(
@@ -121,31 +113,3 @@ def _open_labels(name: str, image: str) -> Volume:
     if labels.shape != shape:
         raise DataError(f"{name}: has shape {labels.shape}; expected that of the image {image}, {shape}")
     return labels
-
-
-def _what_matters(settings: TrainSettings) -> dict[str, object]:
-    return {key: value for key, value in settings.to_dict().items() if key != "checkpoint_every"}
-
-
-def _known(folder: Path, stamp: str) -> ModelInfo | None:
-    """The model of this training, where it is there whole.  Raises StateError where another's is."""
-    if find_model(folder) is None:
-        return None
-    with contextlib.suppress(DataError):  # a damaged one is made again
-        info = load_model(folder).info
-        if info.provenance.get("training") != stamp:
-            raise StateError(
-                f"{folder}: is a model of another training (data, settings or version); give another output folder, "
-                "or remove it"
-            )
-        return info
-    return None
-
-
-def _curve(losses: list[float]) -> bytes:
-    """CSV: step, mean loss of the steps up to it."""
-    rows = ["step,loss"]
-    for start in range(0, len(losses), _CURVE_ROW):
-        part = losses[start : start + _CURVE_ROW]
-        rows.append(f"{start + len(part)},{sum(part) / len(part):.6f}")
-    return ("\n".join(rows) + "\n").encode()

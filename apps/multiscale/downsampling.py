@@ -7,6 +7,7 @@ rules are exact and symmetric: neither depends on the order of the voxels in a w
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -71,27 +72,43 @@ def _runs(extent: int, factor: int) -> Iterator[tuple[slice, slice, int]]:
         yield slice(whole * factor, extent), slice(whole, whole + 1), extent % factor
 
 
-def _voxels(data: Array, factor: Triple) -> list[Array]:
-    """The first voxel of every window, the second, ...: views of `data`, in zyx order."""
-    fz, fy, fx = factor
-    return [data[z::fz, y::fy, x::fx] for z, y, x in itertools.product(range(fz), range(fy), range(fx))]
+def _along(data: Array, axis: int, factor: int) -> list[Array]:
+    """The first voxel of every window along an axis, the second, ...: views of `data`."""
+    return [data[(slice(None),) * axis + (slice(place, None, factor),)] for place in range(factor)]
 
 
 def _mean_of_windows(data: Array, factor: Triple) -> Array:
-    voxels = _voxels(data, factor)
-    if len(voxels) == 1:
+    count = math.prod(factor)
+    if count == 1:
         return data
-    kind, count = data.dtype.kind, len(voxels)
-    total = voxels[0].astype(np.float64 if kind == "f" else _wide_enough(data.dtype, count))
-    for voxel in voxels[1:]:
-        total += voxel
+    kind = data.dtype.kind
+    # Axis by axis: what is added first lies in memory as it is read.
+    total = data
+    for axis, size in enumerate(factor):
+        first, *others = _along(total, axis, size)
+        total = first.astype(np.float64 if kind == "f" else _wide_enough(data.dtype, count))
+        for voxels in others:
+            total += voxels
     if kind == "f":
         return (total / count).astype(data.dtype)
-    # In whole numbers: of the quotient's two neighbours the nearer one, and of equally near ones the even one.
+    return _rounded(total, count).astype(data.dtype)
+
+
+def _rounded(total: Array, count: int) -> Array:
+    """`total / count` in whole numbers: the nearer of the quotient's neighbours, of equally near ones the even one."""
+    one = total.dtype.type(1)
+    shift = count.bit_length() - 1
+    if count == 1 << shift:  # much faster than a division
+        low = total >> total.dtype.type(shift)
+        low &= one
+        low += total
+        low += total.dtype.type(count // 2 - 1)
+        low >>= total.dtype.type(shift)
+        return low
     low, rest = np.divmod(total, total.dtype.type(count))
     low += rest * 2 > count
     low += (rest * 2 == count) & (low % 2 == 1)
-    return low.astype(data.dtype)
+    return low
 
 
 def _wide_enough(dtype: np.dtype[Any], count: int) -> np.dtype[Any]:
@@ -102,26 +119,42 @@ def _wide_enough(dtype: np.dtype[Any], count: int) -> np.dtype[Any]:
 
 
 def _mode_of_windows(data: Array, factor: Triple) -> Array:
-    voxels = _voxels(data, factor)
-    result = voxels[0].copy()
-    if len(voxels) == 1:
+    fz, fy, fx = factor
+    result = data[::fz, ::fy, ::fx].copy()
+    if math.prod(factor) == 1:
         return result
-    mixed = np.zeros(result.shape, bool)
-    for voxel in voxels[1:]:
-        mixed |= voxel != result
-    place = np.flatnonzero(mixed)
-    flat = result.reshape(-1)
-    step = max(1, _BATCH // len(voxels))
-    windows = [voxel[mixed] for voxel in voxels]
-    for first in range(0, len(place), step):
-        some = slice(first, first + step)
-        flat[place[some]] = _most_frequent(np.stack([window[some] for window in windows]))
+    flat, (_, rows, columns) = np.ascontiguousarray(data).reshape(-1), data.shape
+    offsets = [(z * rows + y) * columns + x for z, y, x in itertools.product(range(fz), range(fy), range(fx))]
+    place = np.flatnonzero(_mixed(data, factor))
+    of_all, step = result.reshape(-1), max(1, _BATCH // len(offsets))
+    for start in range(0, len(place), step):
+        some = place[start : start + step]
+        z, y, x = np.unravel_index(some, result.shape)
+        first = (z * (fz * rows) + y * fy) * columns + x * fx
+        of_all[some] = _most_frequent(np.take(flat, first + np.array(offsets)[:, np.newaxis]))
     return result
+
+
+def _mixed(data: Array, factor: Triple) -> NDArray[np.bool_]:
+    """Which windows hold several labels."""
+    mixed: NDArray[np.bool_] | None = None
+    for axis, size in enumerate(factor):
+        if size == 1:
+            continue
+        data, *others = _along(data, axis, size)
+        differ = data != others[0]
+        for other in others[1:]:
+            differ |= data != other
+        for inside in [] if mixed is None else _along(mixed, axis, size):
+            differ |= inside
+        mixed = differ
+    assert mixed is not None, "windows of one voxel are no windows"
+    return mixed
 
 
 def _most_frequent(windows: Array) -> Array:
     """Of every column of [voxels, windows] the most frequent label, of equally frequent ones the smallest but 0."""
-    count = np.ones(windows.shape, np.uint16)
+    count = np.ones(windows.shape, np.min_scalar_type(len(windows)))
     for a, b in itertools.combinations(range(len(windows)), 2):
         same = windows[a] == windows[b]
         count[a] += same

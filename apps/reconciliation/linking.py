@@ -1,22 +1,25 @@
-"""Which objects of two overlapping subvolumes are the same, and the union of all such links.
+"""Which objects of two overlapping subvolumes are the same: the rule, applied to columns of pairs.
 
-Source: the reconciliation step of flood-filling networks (M. Januszewski et al., Nature Methods 15, 2018) and its
-use at Argonne: objects are linked where their overlap is large and mutual; links are closed transitively by union-find.
+Source: the reconciliation step of flood-filling networks (M. Januszewski et al., Nature Methods 15, 2018) and its use
+at Argonne: objects are linked where their overlap is large and mutual.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from apps.core.parameters import Parameters
-from apps.evaluation.contingency import Labels, count_pairs, totals
+from apps.reconciliation.observations import Pairs
+
+Reasons = NDArray[np.int8]
+
+# Why a pair is not linked: the index into this, 0 for a linked one.  The first that applies is given.
+REASONS: Final = ("", "few voxels", "small fraction", "not the largest", "cut", "forbidden")
+LINKED, FEW_VOXELS, SMALL_FRACTION, NOT_LARGEST, CUT, FORBIDDEN = range(len(REASONS))
 
 
 class LinkRule(Parameters, frozen=True, kw_only=True):
@@ -42,60 +45,36 @@ class LinkRule(Parameters, frozen=True, kw_only=True):
     ] = True
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Pairs of objects that share voxels, ordered by first and then second id.
+def apply_rule(pairs: Pairs, face: NDArray[np.int64], rule: LinkRule) -> Reasons:
+    """For each pair [n] why it is not linked; LINKED where the rule holds.
 
-    Attributes:
-        first, second: ids in the two segmentations, [n].
-        shared: int64 [n], voxels that carry both.
-        first_voxels, second_voxels: int64 [n], voxels of each object in the overlap.
-        linked: bool [n], true where the rule holds.
+    face: int64 [n], ascending, which face a pair is of.  Of equally large overlaps the first counts as the largest.
     """
-
-    first: Labels
-    second: Labels
-    shared: NDArray[np.int64]
-    first_voxels: NDArray[np.int64]
-    second_voxels: NDArray[np.int64]
-    linked: NDArray[np.bool_]
-
-
-def find_links(first: Labels, second: Labels, rule: LinkRule) -> Candidates:
-    """Compare what two subvolumes say about the overlap of their read boxes (two label arrays of equal shape, zyx)."""
-    pairs = count_pairs(first, second)
-    first_voxels, second_voxels = totals(pairs.first, pairs.voxels), totals(pairs.second, pairs.voxels)
-    objects = (pairs.first != 0) & (pairs.second != 0)
-    a, b, shared = pairs.first[objects], pairs.second[objects], pairs.voxels[objects]
-    first_voxels, second_voxels = first_voxels[objects], second_voxels[objects]
-    linked = shared >= rule.min_overlap_voxels
-    linked &= shared >= rule.min_overlap_fraction * np.maximum(first_voxels, second_voxels)
-    if rule.mutual_maximum:
-        linked &= _is_largest(a, shared) & _is_largest(b, shared)
-    return Candidates(a, b, shared, first_voxels, second_voxels, linked)
+    shared = pairs.shared
+    reasons = np.where(shared >= rule.min_overlap_voxels, np.int8(LINKED), np.int8(FEW_VOXELS))
+    # A pair with too few voxels may be left out of the comparison: were it a largest, all others had fewer still.
+    large = np.flatnonzero(reasons == LINKED)
+    if rule.mutual_maximum and len(large):
+        keys = face[large] << 32
+        own, count = keys | pairs.a[large], shared[large]
+        mutual = _is_largest(own, count, np.arange(len(large)))
+        other = keys | pairs.b[large]
+        mutual &= _is_largest(other, count, np.argsort(other, kind="stable"))
+        reasons[large[~mutual]] = NOT_LARGEST
+    larger = np.maximum(pairs.voxels_a[large], pairs.voxels_b[large])
+    reasons[large[shared[large] < rule.min_overlap_fraction * larger]] = SMALL_FRACTION
+    return reasons
 
 
-def unite(nodes: int, links: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Close links transitively: for each node its group, groups numbered from 0 by their smallest node.
+def _is_largest(keys: NDArray[np.int64], shared: NDArray[Any], order: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """True where a pair shares the most voxels among those of its key; of equal ones the first.
 
-    nodes: how many there are.  links: [n, 2] pairs of nodes.
+    order: sorts the keys, and keeps the order of equal ones.
     """
-    ones = np.ones(len(links), np.uint8)
-    graph = coo_array((ones, (links[:, 0], links[:, 1])), shape=(nodes, nodes))
-    group = connected_components(graph, directed=False)[1]
-    _, smallest, member = np.unique(group, return_index=True, return_inverse=True)
-    rank: NDArray[Any] = np.empty(len(smallest), np.int64)
-    rank[np.argsort(smallest)] = np.arange(len(smallest))
-    numbers: NDArray[np.int64] = rank[member]
-    return numbers
-
-
-def _is_largest(labels: Labels, shared: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """True where a pair shares the most voxels among the pairs of its label; of equal ones the first."""
-    largest = np.zeros(len(labels), bool)
-    by_label = np.lexsort((np.arange(len(labels)), -shared, labels))
-    ordered = labels[by_label]
-    first_of_label = np.ones(len(labels), bool)
-    first_of_label[1:] = ordered[1:] != ordered[:-1]
-    largest[by_label[first_of_label]] = True
+    keys, shared = keys[order], shared[order]
+    first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    sizes = np.diff(first, append=len(keys))
+    place = np.where(shared == np.repeat(np.maximum.reduceat(shared, first), sizes), np.arange(len(keys)), len(keys))
+    largest = np.zeros(len(keys), bool)
+    largest[order[np.minimum.reduceat(place, first)]] = True
     return largest

@@ -8,29 +8,34 @@ from typing import TYPE_CHECKING
 import click
 
 from apps.core.boxes import Box, Triple
-from ensemble.cli.options import BoxType, MaskType, Numbers, home_option, site_option, wall_time_option, workers_option
+from ensemble.cli.options import BoxType, MaskType, Numbers, home_option, wall_time_option, workers_option
 
 if TYPE_CHECKING:
     from apps.ffn.masks import MaskParameters
 
 
 @click.command()
-@click.argument("reference", metavar="MODEL")
-@click.option("--image", required=True, help="Volume to segment: NAME.zarr or FILE.h5:DATASET.")
-@click.option(
-    "--out", "output", required=True, type=click.Path(path_type=Path), help="OME-Zarr volume to write, NAME.zarr."
-)
+@click.argument("reference", metavar="MODEL", required=False)
+@click.option("--image", help="Volume to segment: NAME.zarr or FILE.h5:DATASET.")
+@click.option("--out", "output", type=click.Path(path_type=Path), help="OME-Zarr volume to write, NAME.zarr.")
 @click.option("--box", type=BoxType(), help="Part to segment, in voxels.  [default: all]")
-@click.option("--subvolume", type=Numbers(int), default="64,64,64", show_default=True, help="Shape of a subvolume.")
-@click.option("--overlap", type=Numbers(int), default="24,24,24", show_default=True, help="Overlap of subvolumes.")
+@click.option(
+    "--subvolume", type=Numbers(int), help="What a subvolume writes.  [default: from memory, walltime and workers]"
+)
+@click.option("--overlap", type=Numbers(int), help="Overlap of subvolumes.  [default: what the field of view needs]")
 @click.option(
     "--per-job",
     "subvolumes_per_job",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Subvolumes that one job segments; on a GPU they share its batches: give dozens.",
+    help="Subvolumes that one job segments; on a GPU they share its batches.  [default: some minutes' worth]",
 )
+@click.option(
+    "--per-node", "jobs_per_node", type=click.IntRange(min=1), default=1, show_default=True, help="Jobs on one node."
+)
+@click.option(
+    "--reconciliation-jobs", type=click.IntRange(min=1), help="Jobs that share reconciliation.  [default: as it needs]"
+)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of one job.")
 @click.option(
     "--mask",
     "masks",
@@ -43,24 +48,43 @@ if TYPE_CHECKING:
 @click.option(
     "--voxel-size", "voxel_size_nm", type=Numbers(float), help="Voxel size in nm, for volumes that do not say."
 )
+@click.option("--any-voxel-size", is_flag=True, help="Segment an image of other voxels than the model was trained at.")
+@click.option(
+    "--speed", type=float, help="Voxels a second of one process, for the prediction.  [default: as the model's trial]"
+)
+@click.option("--node-memory", type=float, metavar="GIB", help="Memory of a node.  [default: this machine's share]")
+@click.option("--budget", type=float, metavar="NODE-HOURS", help="Refuse where more is predicted than this.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and its predicted cost, and start nothing.")
+@click.option(
+    "--verify", type=click.Path(path_type=Path), metavar="OUT", help="Check a finished OUT box by box, and do no more."
+)
 @click.option("--campaign", "campaign_name", help="Campaign that the jobs belong to.  [default: deploy-MODEL]")
-@site_option
+@click.option("--site", "site_name", help="The Balsam site where the jobs run.")
 @workers_option
 @wall_time_option
 @home_option
 def deploy(
-    reference: str,
-    image: str,
-    output: Path,
+    reference: str | None,
+    image: str | None,
+    output: Path | None,
     box: Box | None,
-    subvolume: Triple,
-    overlap: Triple,
-    subvolumes_per_job: int,
+    subvolume: Triple | None,
+    overlap: Triple | None,
+    subvolumes_per_job: int | None,
+    jobs_per_node: int,
+    reconciliation_jobs: int | None,
+    threads: int,
     masks: tuple[MaskParameters, ...],
     labels: str | None,
     voxel_size_nm: tuple[float, float, float] | None,
+    any_voxel_size: bool,
+    speed: float | None,
+    node_memory: float | None,
+    budget: float | None,
+    dry_run: bool,
+    verify: Path | None,
     campaign_name: str | None,
-    site_name: str,
+    site_name: str | None,
     workers: int,
     wall_time_min: int,
     home: Path,
@@ -71,17 +95,27 @@ def deploy(
 
     \b
     Examples:
-      ensemble deploy demo@champion --site laptop --image em.zarr --out segmentation.zarr
+      ensemble deploy demo@champion --image em.zarr --out segmentation.zarr --dry-run
+      ensemble deploy demo@champion --site laptop --image em.zarr --out segmentation.zarr --budget 2
       ensemble deploy demo:2 --site laptop --image em.h5:raw --labels em.h5:labels --voxel-size 10,10,10 \\
           --box 0:96,0:128,0:128 --subvolume 64,64,64 --out part.zarr
       ensemble deploy demo --site laptop --image em.zarr --mask masks.zarr=1,2,3 --out segmentation.zarr
+      ensemble deploy --verify segmentation.zarr
     """
-    from ensemble.campaigns import CampaignPlan, create_campaign, list_campaigns, open_campaign
-    from ensemble.deployment import deployment_of, kept_out, plan_deployment, run_deployment
-    from ensemble.display import Display
+    from ensemble.deployment import Resources, deployment_of, plan_deployment
+    from ensemble.deployment.table import plan_table
     from ensemble.models import find_model
-    from ensemble.session import check_site, open_session
 
+    if verify is not None:
+        _verify(verify)
+        return
+    needed = {"MODEL": reference, "--image": image, "--out": output}
+    if not dry_run:
+        needed["--site"] = site_name
+    missing = [name for name, value in needed.items() if value is None]
+    if missing:
+        raise click.UsageError(f"{', '.join(missing)}: missing; ensemble deploy --help shows examples")
+    assert reference is not None and image is not None and output is not None
     model = find_model(home, reference)
     deployment = deployment_of(
         home,
@@ -91,26 +125,64 @@ def deploy(
         box=box,
         subvolume=subvolume,
         overlap=overlap,
-        subvolumes_per_job=subvolumes_per_job,
         masks=masks,
         labels=labels,
         voxel_size_nm=voxel_size_nm,
+        any_voxel_size=any_voxel_size,
+        speed=speed,
+        threads=threads,
     )
-    plan_deployment(deployment)  # says what does not fit before anything is started
+    resources = Resources(
+        nodes=workers,
+        jobs_per_node=jobs_per_node,
+        node_memory=int((node_memory or 0) * 2**30),
+        wall_time_min=wall_time_min,
+        subvolumes_per_job=subvolumes_per_job,
+        reconciliation_jobs=reconciliation_jobs,
+        budget=budget,
+    )
+    plan = plan_deployment(deployment, resources)  # says what does not fit before anything is started
+    click.echo(plan_table(plan))
+    if dry_run:
+        return
+    assert site_name is not None
+
+    from ensemble.campaigns import CampaignPlan, create_campaign, list_campaigns, open_campaign
+    from ensemble.deployment import kept_out, run_plan
+    from ensemble.deployment.table import cost_table
+    from ensemble.display import Display
+    from ensemble.session import check_site, open_session
+
     check_site(home, site_name, workers)
     name = campaign_name or f"deploy-{model.name}"
     known = name in list_campaigns(home)
     campaign = open_campaign(home, name) if known else create_campaign(home, CampaignPlan(name=name))
     with open_session(home, campaign, site_name, workers, wall_time_min) as jobs, Display() as display:
-        records = run_deployment(deployment, jobs, display)
-    merged = records["reconciliation"]["result"]
+        records = run_plan(plan, deployment, jobs, display, resources)
+    merged = records.by_step["reconciliation"]["result"]
     click.echo(f"segmentation: {merged['segmentation']} ({merged['objects']} objects)")
+    click.echo(f"complete: all {len(plan.grid)} subvolumes, checksums in {merged['manifest']}")
     if masks:
-        click.echo(f"masks: {kept_out(records['inference'])}")
-    if "evaluation" in records:
-        result = records["evaluation"]["result"]
+        click.echo(f"masks: {kept_out(records.by_step['inference'])}")
+    click.echo(cost_table(plan, records.measured()))
+    if "evaluation" in records.by_step:
+        result = records.by_step["evaluation"]["result"]
         for name, scores in {"model": result["scores"], **result["baselines"]}.items():
             click.echo(
                 f"  {name.replace('_', ' '):<12} VI {scores['vi']:.3f} = split {scores['vi_split']:.3f} + merge "
                 f"{scores['vi_merge']:.3f}, adapted Rand error {scores['adapted_rand_error']:.3f}"
             )
+
+
+def _verify(output: Path) -> None:
+    from ensemble.deployment import verify_deployment
+    from ensemble.display import Display
+
+    with Display() as display, display.phase("verify") as update:
+
+        def report(done: float, total: float, what: str = "") -> None:
+            tenth = int(10 * done / total) if total else 10
+            update(10 * tenth, 100, f"{10 * tenth} %")
+
+        result = verify_deployment(output, report)
+    click.echo(f"{output}: complete, every write box as in {result['manifest']}")

@@ -28,7 +28,7 @@ class CpuMeter:
     def read(self) -> dict[str, float]:
         """Component -> CPU seconds of its processes since they began, of those that were ever seen."""
         seen: set[int] = set()
-        for component, process in self._processes():
+        for component, process in self.processes():
             with contextlib.suppress(psutil.Error):
                 if process.pid not in seen:
                     seen.add(process.pid)
@@ -39,8 +39,8 @@ class CpuMeter:
             totals[component] += seconds
         return totals
 
-    def _processes(self) -> Iterator[tuple[str, psutil.Process]]:
-        """What a process is counted as is what it is first named here."""
+    def processes(self) -> Iterator[tuple[str, psutil.Process]]:
+        """(component, process) of all that run; what a process is counted as is what it is first named here."""
         ourselves = psutil.Process()
         yield "driver", ourselves
         for process in agent_processes(self._site_path):

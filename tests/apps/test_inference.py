@@ -20,8 +20,10 @@ import pytest
 
 from apps.core.boxes import Box
 from apps.core.errors import DataError, ParameterError
+from apps.core.parts import Part
 from apps.core.progress import silent
 from apps.core.stage import stage_main
+from apps.core.subvolumes import SubvolumeGrid, piece_path
 from apps.core.volumes import open_volume, write_volume
 from apps.ffn.canvas import HostCanvas, Look
 from apps.ffn.checkpoint import CheckpointInfo, save_checkpoint
@@ -30,7 +32,7 @@ from apps.ffn.model import ModelParameters, Weights, initial_weights
 from apps.ffn.settings import InferenceSettings
 from apps.inference import segment
 from apps.inference.outputs import SubvolumeResult, log_path, summary_path
-from apps.inference.stage import STAGE, InferenceParameters, SubvolumeTarget
+from apps.inference.stage import STAGE, InferenceParameters, InferenceResult, SubvolumeTarget
 from apps.inference.stage import run as run_stage
 from tests.apps.ffn.tiny import GOOGLE_CHECKPOINT, MEAN, STD, needs_fib25, tiny_data
 
@@ -228,6 +230,87 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     assert run_stage(other, silent).objects == 0
     assert run_stage(chosen, silent).objects == 4
     assert contents(tmp_path / "result") == before
+
+
+GRID = SubvolumeGrid(box=Box.of((0, 0, 0), (24, 32, 32)), shape=(24, 32, 16), overlap=(0, 0, 8))
+
+
+def grid_parameters(folder: Path, **fields: Any) -> InferenceParameters:
+    return parameters(folder, **{"subvolumes": (), "grid": GRID, "output": str(folder / "pieces"), **fields})
+
+
+def test_jobs_share_a_grid_and_its_pieces_are_those_of_a_list(tmp_path: Path) -> None:
+    """One of two by a part; a job without a part does the other; then there is nothing left to do by number."""
+    first = run_stage(grid_parameters(tmp_path, part=Part(index=0, of=2)), silent)
+    assert (first.count, first.complete, first.subvolumes) == (1, False, ())
+    assert first.pieces == str(tmp_path / "pieces")
+    assert [piece_path(tmp_path / "pieces", number).is_dir() for number in range(2)] == [True, False]
+    empty = run_stage(grid_parameters(tmp_path, part=Part(index=0, of=3)), silent)  # more jobs than subvolumes
+    assert (empty.count, empty.masked_read.share, empty.voxels_per_second) == (0, 0.0, 0.0)
+    assert piece_path("pieces", 1_234_567) == Path("pieces/001/234/001234567.zarr")
+
+    told: list[tuple[float, float]] = []
+    results: list[InferenceResult] = []
+    report = lambda done, total, what="": told.append((done, total))  # noqa: E731
+    looked = count_looks(lambda: results.append(run_stage(grid_parameters(tmp_path), report)))
+    (whole,) = results
+    assert (whole.count, whole.complete, whole.without_look) == (2, True, 0)
+    assert 0 < looked < whole.steps
+    assert told[-1] == (2, 2)
+    assert all(done <= total == 2 for done, total in told)
+    assert whole.masked_write.voxels == GRID.box.size
+    assert count_looks(lambda: run_stage(grid_parameters(tmp_path, numbers=(1,)), silent)) == 0
+
+    targets = tuple(target(tmp_path, subvolume.read_box, f"{number}.zarr") for number, subvolume in enumerate(GRID))
+    listed = run_stage(parameters(tmp_path, subvolumes=targets), silent)
+    for number, part in enumerate(listed.subvolumes):
+        piece = open_volume(str(piece_path(tmp_path / "pieces", number)))
+        np.testing.assert_array_equal(piece.read(), open_volume(part.segmentation).read())
+    assert (listed.objects, listed.steps) == (whole.objects, whole.steps)
+    assert (listed.complete, listed.pieces, listed.count) == (True, None, 2)
+
+
+def test_a_grid_that_cannot_be_is_named_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="a list with boxes or a grid"):
+        parameters(tmp_path, subvolumes=())
+    with pytest.raises(ParameterError, match="a list with boxes or a grid"):
+        parameters(tmp_path, grid=GRID, output="pieces")
+    with pytest.raises(ParameterError, match="belong to a grid"):
+        parameters(tmp_path, numbers=(0,))
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"output": None}, "output: is missing"),
+        ({"numbers": (0,), "part": Part(index=0, of=1)}, "one of them at most"),
+        ({"numbers": (1, 2)}, "2 is no subvolume"),
+        ({"numbers": (1, 1)}, "given twice"),
+    ]
+    for fields, words in cases:
+        with pytest.raises(ParameterError, match=words):
+            grid_parameters(tmp_path, **fields)
+    large = SubvolumeGrid(box=Box.of((0, 0, 0), (24, 32, 33)), shape=(24, 16, 16))
+    thin = SubvolumeGrid(box=Box.of((0, 0, 0), (24, 32, 8)), shape=(24, 16, 8))
+    for grid, words in ((large, "leaves the volume"), (thin, "smaller than the field of view")):
+        with pytest.raises(DataError, match=words):
+            run_stage(grid_parameters(tmp_path, grid=grid), silent)
+    with pytest.raises(DataError, match="holds an input"):
+        run_stage(grid_parameters(tmp_path, output=str(tmp_path)), silent)
+    assert not (tmp_path / "pieces").exists()
+    piece_path(tmp_path / "pieces", 0).parent.mkdir(parents=True)
+    piece_path(tmp_path / "pieces", 0).write_text("not a volume")
+    with pytest.raises(DataError, match="is a file"):
+        run_stage(grid_parameters(tmp_path), silent)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_the_image_of_a_masked_subvolume_is_not_read(tmp_path: Path) -> None:
+    """Its chunks may be damaged: nobody looks."""
+    mask = mask_of(tmp_path, "mask.zarr", (slice(None),))
+    chosen = grid_parameters(tmp_path, masks=(mask,))
+    for chunk in (tmp_path / "image.zarr" / "0" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"damaged")
+    result = run_stage(chosen, silent)
+    assert (result.count, result.without_look, result.steps, result.objects) == (2, 2, 0, 0)
+    assert not open_volume(str(piece_path(tmp_path / "pieces", 1))).read().any()
 
 
 def count_looks(action: Callable[[], object]) -> int:

@@ -235,7 +235,7 @@ def test_of_two_jobs_of_one_task_the_newer_counts(balsam: Balsam, campaign: Camp
         assert future.result(10).record == {"result": "new"}
 
 
-@pytest.mark.parametrize("field", ["time_limit_s", "max_attempts", "num_nodes", "ranks_per_node"])
+@pytest.mark.parametrize("field", ["time_limit_s", "max_attempts", "num_nodes", "ranks_per_node", "jobs_per_node"])
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_tasks_that_cannot_be(field: str, value: float) -> None:
     with pytest.raises(ParameterError, match=f"task a: {field} = .*; expected a positive number"):

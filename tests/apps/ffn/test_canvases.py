@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from apps.core.errors import DivergedError, ParameterError
-from apps.ffn.canvas import Canvas, HostCanvas, Thresholds
+from apps.ffn.canvas import Canvas, HostCanvas, Look, Thresholds
 from apps.ffn.flooding import Subvolume, flood
 from apps.ffn.model import ModelParameters, initial_weights
 from apps.ffn.network import Network
@@ -137,3 +137,19 @@ def test_nan_on_the_device_is_an_error() -> None:
 def test_more_subvolumes_than_the_device_holds_are_refused(network: Network) -> None:
     with pytest.raises(ParameterError, match="smaller batch"):
         TensorFlowCanvas(network, Thresholds.of(settings(1)), 10**5, 10**8, 8)
+
+
+def test_what_a_look_takes_away_is_counted_alike(network: Network) -> None:
+    """In the dark the start itself goes from `init` to under even odds; where it is bright nothing does."""
+    chosen = settings(1)
+    voxels = np.full(SHAPES[0], -1, np.float32)
+    voxels[:, :, 20:] = 2
+    for canvas in (host(network, chosen), device(network, chosen)):
+        deleted = []
+        for place in ((8, 15, 8), (8, 15, 28)):
+            canvas.load(0, voxels)
+            canvas.begin(0, place)
+            canvas.launch([Look(0, place, place)])
+            (view,) = canvas.collect()
+            deleted.append((view.valid, view.deleted))
+        assert deleted == [(True, 1), (True, 0)]

@@ -14,13 +14,13 @@ from apps.core.volumes import open_volume, write_volume
 from apps.ffn.backend import start_tensorflow
 from apps.masking.classes import NEUROPIL, OUTSIDE, SOMA, VESSEL, Confusion, check_classes
 from apps.masking.examples import Examples, augment
-from apps.masking.model import initial_weights
 from apps.masking.network import BLOCKS, NetworkParameters, build, flop_per_pixel, parameter_count
 from apps.masking.scoring import Certainty
 from apps.masking.sections import SEEN, class_shares, normalise, open_image, read_statistics
 from apps.masking.segmenter import Segmenter, enlarge
 from apps.masking.settings import Augmentation, TrainSettings
-from apps.masking.trainer import learning_rate_at
+from apps.unet.trainer import learning_rate_at
+from apps.unet.weights import initial_weights
 from tests.apps.masking.samples import TRAINING, VOXEL, save, sections
 
 UNCHANGED = Augmentation(flip=False, rotate=False, zoom=1, brightness=0, contrast=0, shading=0, noise=0, blank=0)

@@ -23,9 +23,11 @@ from apps.core.quality import load_quality
 from apps.core.volumes import open_volume, write_volume
 from apps.masking.classes import OUTSIDE
 from apps.masking.masker import NOTHING_SHOWN
-from apps.masking.model import ModelInfo, checksum, load_model, save_model
+from apps.masking.model import ModelInfo, load_model
 from apps.masking.records import SectionRecord
 from apps.masking.stage import STAGE, MaskingParameters, MaskingResult, run
+from apps.unet.storage import save_model
+from apps.unet.weights import checksum
 from tests.apps.masking.samples import SHAPE, VOXEL, save, sections, training
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -172,7 +174,7 @@ def test_a_checkpoint_of_another_training_is_no_use(
 
 def learn_nothing(monkeypatch: pytest.MonkeyPatch, loss: float = 1.0) -> None:
     """Steps leave the weights as they are: no network is compiled, for what is not about learning."""
-    monkeypatch.setattr("apps.masking.trainer._compile", lambda model, optimizer: lambda images, shares: loss)
+    monkeypatch.setattr("apps.unet.trainer._compile", lambda model, optimizer, loss_of: lambda images, shares: loss)
 
 
 def test_what_cannot_be_trained_on_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
-"""Training of a network: Adam on cross-entropy and soft Dice, with a checkpoint from which a killed one goes on."""
+"""Training of a network with Adam, and a checkpoint from which a killed one goes on to the same weights."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +15,38 @@ from apps.core.files import folder_in_the_making
 from apps.core.progress import Reporter
 from apps.ffn.backend import import_tensorflow
 from apps.ffn.checkpoint import load_arrays, save_arrays
-from apps.masking.examples import Examples
-from apps.masking.model import Weights, get_weights, initial_weights, set_weights
-from apps.masking.network import build
-from apps.masking.settings import TrainSettings
+from apps.unet.weights import Weights, get_weights, initial_weights, set_weights
 
 WEIGHTS_FILE, STATE_FILE, STAMP_FILE = "weights.npz", "state.npz", "training.txt"
 
+Floats = NDArray[np.float32]
+Loss = Callable[[Any, Any, Any], Any]  # (tensorflow, logits, targets) -> scalar
+
 _CLIP = 1.0  # norm that a gradient is cut to
-_SOFT = 1.0  # pixels added to the Dice of a batch: one without the class is no division by 0
+_CURVE_ROW = 20  # steps that a row of the learning curve is the mean of
+
+
+class Schedule(Protocol):
+    """What a training is asked for: its settings have these, and more."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def warmup_steps(self) -> int: ...
+    @property
+    def checkpoint_every(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+
+
+class Examples(Protocol):
+    """Where the examples of a step come from."""
+
+    def batch(self, step: int) -> tuple[Floats, Floats]:
+        """(inputs, targets) of a step, which follow from its number alone."""
+        ...
 
 
 class Trainer:
@@ -34,17 +58,18 @@ class Trainer:
         steps_done: in this process, those before a checkpoint not counted.
     """
 
-    def __init__(self, settings: TrainSettings, examples: Examples) -> None:
+    def __init__(self, model: Any, schedule: Schedule, examples: Examples, loss: Loss) -> None:
+        """`model` gets its initial weights by the schedule's seed."""
         import keras
 
-        self.model = build(settings.network)
-        set_weights(self.model, initial_weights(self.model, settings.seed))
+        self.model = model
+        set_weights(self.model, initial_weights(self.model, schedule.seed))
         self.losses: list[float] = []
         self.steps_done = 0
-        self._settings, self._examples = settings, examples
+        self._schedule, self._examples = schedule, examples
         self._optimizer = keras.optimizers.Adam(learning_rate=0.0, global_clipnorm=_CLIP)
         self._optimizer.build(self.model.trainable_variables)
-        self._step = _compile(self.model, self._optimizer)
+        self._step = _compile(self.model, self._optimizer, loss)
 
     def train(self, checkpoint: Path, stamp: str, report: Reporter) -> None:
         """Train until the last step, from `checkpoint` where it is of the training `stamp`.
@@ -52,19 +77,19 @@ class Trainer:
         Raises DivergedError where the loss is no finite number, DataError where the checkpoint is damaged or cannot be
         written.
         """
-        settings = self._settings
+        schedule = self._schedule
         self._restore(checkpoint, stamp)
-        while len(self.losses) < settings.steps:
+        while len(self.losses) < schedule.steps:
             step = len(self.losses)
-            self._optimizer.learning_rate.assign(learning_rate_at(step, settings))
+            self._optimizer.learning_rate.assign(learning_rate_at(step, schedule))
             loss = float(self._step(*self._examples.batch(step)))
             if not math.isfinite(loss):
-                raise DivergedError(f"the loss is {loss} at step {step}; lower learning_rate {settings.learning_rate}")
+                raise DivergedError(f"the loss is {loss} at step {step}; lower learning_rate {schedule.learning_rate}")
             self.losses.append(loss)
             self.steps_done += 1
-            if len(self.losses) % settings.checkpoint_every == 0 and len(self.losses) < settings.steps:
+            if len(self.losses) % schedule.checkpoint_every == 0 and len(self.losses) < schedule.steps:
                 self._save(checkpoint, stamp)
-            report(len(self.losses), settings.steps, f"training, loss {loss:.3f}")
+            report(len(self.losses), schedule.steps, f"training, loss {loss:.3f}")
 
     def weights(self) -> Weights:
         return get_weights(self.model)
@@ -73,6 +98,14 @@ class Trainer:
     def loss(self) -> float:
         """Mean over the last quarter of the steps."""
         return float(np.mean(self.losses[-max(1, len(self.losses) // 4) :]))
+
+    def curve(self) -> bytes:
+        """CSV: step, mean loss of the steps up to it."""
+        rows = ["step,loss"]
+        for start in range(0, len(self.losses), _CURVE_ROW):
+            part = self.losses[start : start + _CURVE_ROW]
+            rows.append(f"{start + len(part)},{sum(part) / len(part):.6f}")
+        return ("\n".join(rows) + "\n").encode()
 
     def _save(self, folder: Path, stamp: str) -> None:
         state: dict[str, NDArray[Any]] = {"losses": np.array(self.losses)}
@@ -101,37 +134,25 @@ class Trainer:
             raise DataError(f"{folder}: is a damaged checkpoint ({error}); remove it to start again") from error
 
 
-def learning_rate_at(step: int, settings: TrainSettings) -> float:
+def learning_rate_at(step: int, schedule: Schedule) -> float:
     """A rise in a line over the warm-up, then half a cosine down to 0."""
-    warmup = settings.warmup_steps
+    warmup = schedule.warmup_steps
     if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (settings.steps - warmup)))
+        return schedule.learning_rate * (step + 1) / warmup
+    return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (schedule.steps - warmup)))
 
 
-def _compile(model: Any, optimizer: Any) -> Any:
-    """(images, shares) -> loss, with the update made."""
+def _compile(model: Any, optimizer: Any, loss_of: Loss) -> Any:
+    """(inputs, targets) -> loss, with the update made."""
     tf = import_tensorflow()
 
     @tf.function(reduce_retracing=True)
-    def step(images: Any, shares: Any) -> Any:
+    def step(inputs: Any, targets: Any) -> Any:
         with tf.GradientTape() as tape:
-            loss = _loss(tf, model(images, training=True), shares)
+            loss = loss_of(tf, model(inputs, training=True), targets)
         variables = [variable.value for variable in model.trainable_variables]
         gradients = tape.gradient(loss, variables)
         optimizer.apply(gradients, model.trainable_variables)
         return loss
 
     return step
-
-
-def _loss(tf: Any, logits: Any, shares: Any) -> Any:
-    """Cross-entropy with the shares, and 1 - soft Dice (Milletari et al. 2016) of the classes in the batch."""
-    logs = tf.nn.log_softmax(logits)
-    annotated = tf.reduce_sum(shares, axis=-1)
-    entropy = -tf.reduce_sum(shares * logs) / tf.maximum(tf.reduce_sum(annotated), 1.0)
-    found = tf.exp(logs) * annotated[..., None]
-    sums = [tf.reduce_sum(part, axis=(0, 1, 2)) for part in (found * shares, found, shares)]
-    dice = (2 * sums[0] + _SOFT) / (sums[1] + sums[2] + _SOFT)
-    there = tf.cast(sums[2] > 0, tf.float32)
-    return entropy + tf.reduce_sum((1 - dice) * there) / tf.maximum(tf.reduce_sum(there), 1.0)

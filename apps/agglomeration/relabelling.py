@@ -1,0 +1,177 @@
+"""Actions `relabel` and `finish`: the segmentation with its new ids, block by block, then under its name.
+
+The volume in the making is in the work folder.  A block's record, written after its chunks, holds the SHA-256 of its
+voxels; `finish` gives the volume its name only when every block has a record of this very decision.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from msgspec import Meta
+
+from apps.agglomeration.collecting import MergeRecord, read_mapping, read_record
+from apps.agglomeration.inputs import Inputs, chunks_of
+from apps.agglomeration.merging import relabelled
+from apps.agglomeration.tables import unit_path
+from apps.core.errors import DataError, ParameterError, StateError
+from apps.core.files import replace_folder
+from apps.core.parameters import Result
+from apps.core.parts import Part, share
+from apps.core.progress import Reporter
+from apps.core.volumes import new_volume, open_volume_to_write
+
+_IN_WORK = "relabel-"
+DONE_FILE, INTENT_FILE = "finished.json", "finishing.json"
+
+
+class BlockRecord(Result, frozen=True, kw_only=True):
+    """A block that is written."""
+
+    identity: Annotated[str, Meta(description="of the decision that it was written by")]
+    sha256: Annotated[str, Meta(description="of the block's voxels, uint64, in C order")]
+    voxels: Annotated[int, Meta(description="voxels in objects")]
+
+
+class Finished(Result, frozen=True, kw_only=True):
+    """What the volume that has its name was written by."""
+
+    identity: Annotated[str, Meta(description="of the decision")]
+    output: Annotated[str, Meta(description="the volume")]
+
+
+@dataclass
+class Relabeller:
+    """Writes the volume of one decision."""
+
+    inputs: Inputs
+
+    @property
+    def work(self) -> Path:
+        return self.inputs.parameters.work_folder
+
+    def decision(self) -> MergeRecord:
+        """What was decided.  Raises StateError where nothing was."""
+        record = read_record(self.work)
+        if record is None:
+            raise StateError(f"{self.work}: nothing is decided there; run the action merge first")
+        return record
+
+    def check_output(self) -> None:
+        """Raise StateError where the output is there, and this work folder does not say that it made it."""
+        output = Path(self.inputs.parameters.output)
+        for file in (DONE_FILE, INTENT_FILE):
+            with contextlib.suppress(DataError, ParameterError):
+                if Finished.load(self.work / file).output == str(output.absolute()):
+                    return
+        if output.exists():
+            raise StateError(
+                f"{output}: exists, and {self.work} does not say that this agglomeration made it; give another output, "
+                "or remove it"
+            )
+
+    @property
+    def finished(self) -> bool:
+        """Whether the output is there, of this very decision."""
+        with contextlib.suppress(DataError, ParameterError):
+            done = Finished.load(self.work / DONE_FILE)
+            return done == self._finished() and Path(done.output).is_dir()
+        return False
+
+    def run(self, part: Part | None, report: Reporter) -> int:
+        """Write the blocks of a part that are not written yet; returns how many it wrote."""
+        decision = self.decision()
+        if self.finished:
+            return 0
+        volume = open_volume_to_write(self._prepare())
+        base, objects = read_mapping(self.work)
+        numbers, made = share(len(self.inputs.blocks), part), 0
+        for done, number in enumerate(numbers):
+            report(done, len(numbers), "writing")
+            if self._record(number, decision) is not None:
+                continue
+            block = self.inputs.blocks[number]
+            labels = relabelled(self.inputs.segmentation.read(block), base, objects)
+            volume.write(block, labels)
+            record = BlockRecord(
+                identity=decision.identity,
+                sha256=hashlib.sha256(np.ascontiguousarray(labels).tobytes()).hexdigest(),
+                voxels=int(np.count_nonzero(labels)),
+            )
+            path = self._record_path(number, decision)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            record.save(path)
+            made += 1
+        return made
+
+    def finish(self) -> None:
+        """Give the volume its name.  Raises StateError that names a block that is not written."""
+        decision = self.decision()
+        if self.finished:
+            self._clear()
+            return
+        for number in range(len(self.inputs.blocks)):
+            if self._record(number, decision) is None:
+                raise StateError(
+                    f"block {number} ({self.inputs.blocks[number]}) of {self.inputs.parameters.output}"
+                    ": is not written; run the action relabel for it"
+                )
+        made, output = self._volume(decision), Path(self.inputs.parameters.output)
+        if not made.is_dir() and not output.is_dir():
+            raise StateError(f"{output}: is gone, and so is what was written of it; remove {self.work} and run again")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # The intent tells what a kill just after the renaming leaves from an output that is somebody else's.
+        self._finished().save(self.work / INTENT_FILE)
+        if made.is_dir():
+            replace_folder(made, output)
+        self._finished().save(self.work / DONE_FILE)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Remove what was written on the way, of this decision and of others."""
+        for folder in self.work.glob(f"{_IN_WORK}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _finished(self) -> Finished:
+        return Finished(identity=self.decision().identity, output=str(Path(self.inputs.parameters.output).absolute()))
+
+    def _folder(self, decision: MergeRecord) -> Path:
+        return self.work / f"{_IN_WORK}{decision.identity}"
+
+    def _volume(self, decision: MergeRecord) -> Path:
+        return self._folder(decision) / Path(self.inputs.parameters.output).name
+
+    def _record_path(self, number: int, decision: MergeRecord) -> Path:
+        return unit_path(self._folder(decision) / "written", number, ".json")
+
+    def _record(self, number: int, decision: MergeRecord) -> BlockRecord | None:
+        path = self._record_path(number, decision)
+        if not path.is_file():
+            return None
+        record = BlockRecord.load(path)
+        return record if record.identity == decision.identity else None
+
+    def _prepare(self) -> Path:
+        """The volume in the making; of several jobs that come at once one makes it."""
+        target = self._volume(self.decision())
+        if target.is_dir():
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        segmentation = self.inputs.segmentation
+        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=".", suffix=".partial"))
+        try:
+            empty, chunks = folder / target.name, chunks_of(segmentation)
+            with new_volume(empty, segmentation.shape, np.uint64, self.inputs.voxel_size, chunks):
+                pass
+            with contextlib.suppress(OSError):  # another job was first
+                empty.rename(target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return target

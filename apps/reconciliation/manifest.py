@@ -1,0 +1,113 @@
+"""The manifest: every write box of a finished segmentation with the hash of its voxels, so that nothing is missing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from apps.core.boxes import Box
+from apps.core.errors import DataError, StateError
+from apps.core.files import file_in_the_making
+from apps.core.progress import Reporter
+from apps.core.volumes import open_volume
+from apps.reconciliation.making import BoxRecord, Making, sha256
+
+MANIFEST = "manifest.parquet"
+
+_SCHEMA = pa.schema(
+    [
+        ("subvolume", pa.int64()),
+        *((f"{axis}_{side}", pa.int64()) for side in ("begin", "end") for axis in "zyx"),
+        ("sha256", pa.string()),
+        ("voxels", pa.int64()),
+        ("filled", pa.int64()),
+        ("objects", pa.int64()),
+        ("identity", pa.string()),
+    ]
+)
+_ROWS = 1 << 14
+
+
+def finish(making: Making, report: Reporter) -> None:
+    """Give the volume its name, once every box of it is there; otherwise raise StateError that names a missing one."""
+    count = len(making.units)
+    making.volume  # noqa: B018 (a clear error where it is not there)
+    with file_in_the_making(making.manifest) as partial, pq.ParquetWriter(partial, _SCHEMA) as writer:
+        rows: list[dict[str, Any]] = []
+        for number in range(count):
+            record = making.record(number)
+            if record is None:
+                raise StateError(f"subvolume {number}: its box is not written yet; run the action relabel first")
+            rows.append(_row(making.box(number), record))
+            if len(rows) == _ROWS or number + 1 == count:
+                writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
+                rows = []
+            report(number, count, "counting boxes")
+    # In this order: as long as the volume has not got its name, it is in the making, and this is done again.
+    _put_in_place(making.path, making.output)
+    making.clear()
+
+
+def verify(output: Path, manifest: Path, report: Reporter) -> int:
+    """Read a segmentation again, box by box, and compare it with its manifest; returns how many boxes there are.
+
+    Raises DataError that names the boxes that differ, or says that the boxes do not cover the volume.
+    """
+    if not manifest.is_file():
+        raise DataError(f"{manifest}: no such file; expected the manifest of {output}")
+    volume, table = open_volume(str(output)), pq.ParquetFile(manifest)
+    count, done, voxels = table.metadata.num_rows, 0, 0
+    wrong: list[str] = []
+    for batch in table.iter_batches(_ROWS):
+        for row in batch.to_pylist():
+            report(done, count, "verifying")
+            box = _box(row)
+            try:
+                right = sha256(volume.read(box)) == row["sha256"]
+            except DataError:
+                right = False
+            if not right:
+                wrong.append(f"{row['subvolume']} ({box})")
+            done, voxels = done + 1, voxels + box.size
+    report(count, count, "verifying")
+    if wrong:
+        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise DataError(
+            f"{output}: differs from {manifest} in the boxes of the subvolumes {', '.join(wrong[:10])}{more}; relabel "
+            "them again (remove the segmentation and run the reconciliation)"
+        )
+    if voxels != volume.box.size:
+        raise DataError(f"{manifest}: its boxes have {voxels} voxels; expected those of {output}, {volume.box.size}")
+    return count
+
+
+def _put_in_place(new: Path, target: Path) -> None:
+    """Give a volume its name, in place of an old one.
+
+    The two are not exchanged in one step: after a kill just then the old one would be taken for the one in the making.
+    """
+    old = target.with_name(f".{target.name}.old")
+    if old.exists():
+        shutil.rmtree(old)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _row(box: Box, record: BoxRecord) -> dict[str, Any]:
+    corners = {
+        f"{axis}_{side}": corner[place]
+        for side, corner in (("begin", box.offset), ("end", box.end))
+        for place, axis in enumerate("zyx")
+    }
+    return corners | record.to_dict()
+
+
+def _box(row: dict[str, Any]) -> Box:
+    begin, end = ([row[f"{axis}_{side}"] for axis in "zyx"] for side in ("begin", "end"))
+    return Box.between((begin[0], begin[1], begin[2]), (end[0], end[1], end[2]))

@@ -1,0 +1,1 @@
+"""What the U-Nets of several stages share: weights by name, models on disk, and training that goes on after a kill."""

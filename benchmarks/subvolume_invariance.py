@@ -1,0 +1,302 @@
+"""Whether a segmentation depends on how it is divided, on how many work at it, in which order, and on who is killed.
+
+A box of the FIB-25 sample is segmented with the published network in 1, 8 and 27 subvolumes and put together, by the
+driver of `ensemble deploy` and the stages' own processes; Balsam is left out.  For one plan the output has to be the
+same, byte for byte: with 1, 2 and 4 workers, in any order of the jobs, and where jobs are killed (-9) at random moments
+and begun again.  Between plans the accuracy has to be: variation of information against the truth over the box, which
+is the same for all and lies inside the sample, so that every subvolume has its context.
+
+The quick form takes a small phantom and a network whose weights are set by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from apps.core.boxes import Box, Triple
+from apps.core.errors import DataError
+from apps.core.parameters import write_json
+from apps.core.progress import silent
+from apps.core.volumes import VoxelSize, open_volume, write_volume
+from apps.evaluation.metrics import Scores, score
+from apps.ffn.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from apps.ffn.model import ModelParameters, initial_weights
+from apps.phantom.stage import PhantomParameters
+from apps.phantom.stage import run as make_phantom
+from benchmarks.harness import Figure, benchmark_with_options
+from ensemble.deployment import Deployment, Resources, plan_deployment, run_plan
+from ensemble.display import Display
+from ensemble.jobs import Outcome, Task
+from ensemble.search.runners.stage_run import PARAMETERS_FILE, read_ending
+
+ROOT = Path(__file__).resolve().parents[1]
+FIB25 = Path(os.environ.get("ENSEMBLE_FIB25", ROOT.parent / "shared" / "data" / "fib25"))
+SAMPLE, CHECKPOINT = "training_sample2_z000-170.h5", "google_ffn_checkpoint/model.ckpt-27465036"
+VOXEL_NM: VoxelSize = (10.0, 10.0, 10.0)
+MEAN, STD = 128.0, 33.0
+GOAL_VI = 0.05
+HAND_SET = ModelParameters(depth=1, features=2, fov=(9, 9, 9), deltas=(2, 2, 2))
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is segmented: volumes, a checkpoint, its settings, the box; `kills`, each within so many seconds."""
+
+    image: str
+    labels: str
+    checkpoint: Path
+    settings: dict[str, Any]
+    box: Box
+    kills: int
+    kill_within_s: float
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to do it: divided along each axis, by so many workers, in a random order, with kills."""
+
+    divided: int
+    workers: int
+    shuffled: bool = False
+    killed: bool = False
+
+    def __str__(self) -> str:
+        text = f"{self.divided**3} subvolumes, {self.workers} worker{'s' if self.workers > 1 else ''}"
+        return text + (", shuffled" if self.shuffled else "") + (", killed" if self.killed else "")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came out: SHA-256 of the output's files, the labels, kills that hit, and the wall time."""
+
+    digest: str
+    labels: NDArray[Any]
+    kills: int
+    seconds: float
+
+
+def ways_of(divided: int, quick: bool) -> list[Way]:
+    """The first of a plan is what the others have to equal."""
+    if quick:
+        return [Way(divided, 2)] if divided == 1 else [Way(divided, 2), Way(divided, 4, True, True)]
+    if divided == 1:
+        return [Way(1, 1), Way(1, 1, killed=True)]
+    return [Way(divided, 2), Way(divided, 1), Way(divided, 4, shuffled=True), Way(divided, 2, True, True)]
+
+
+def run(options: argparse.Namespace) -> list[Figure]:
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="ensemble-invariance-") as name:
+        folder = Path(name)
+        case = small_case(folder) if options.quick else fib25_case(folder, options.mode)
+        truth = open_volume(case.labels).read(case.box)
+        scores: dict[int, Scores] = {}
+        for divided in (1, 2) if options.quick else (1, 2, 3):
+            first: Run | None = None
+            for way in ways_of(divided, options.quick):
+                done = segment(folder, case, way)
+                if first is None:
+                    first = done
+                    scores[divided] = score(truth, done.labels)
+                    figures.append(accuracy_figure(way, scores[divided], done))
+                else:
+                    note = f"{done.kills} kills, {done.seconds:.0f} s" if way.killed else f"{done.seconds:.0f} s"
+                    different = float(done.digest != first.digest)
+                    figures.append(Figure(f"{way}: other bytes than with the first", different, "", 0, note=note))
+        for divided in list(scores)[1:]:
+            change = abs(scores[divided].vi - scores[1].vi)
+            goal = None if options.quick else GOAL_VI  # the quick network tells nothing of accuracy
+            figures.append(Figure(f"{divided**3} subvolumes against 1: change of VI", change, "bit", goal))
+    return figures
+
+
+def fib25_case(folder: Path, mode: str) -> Case:
+    """The published network on the middle of the sample."""
+    sample = FIB25 / SAMPLE
+    if not sample.is_file():
+        raise DataError(f"{sample}: is not there; ENSEMBLE_FIB25 names the folder of the FIB-25 sample")
+    image, labels = (open_volume(f"{sample}:{dataset}") for dataset in ("raw", "labels"))
+    write_volume(folder / "image.zarr", image.read(), VOXEL_NM)
+    write_volume(folder / "labels.zarr", labels.read(), VOXEL_NM)
+    published = load_checkpoint(str(FIB25 / CHECKPOINT))
+    info = CheckpointInfo(
+        model=published.model, image_mean=MEAN, image_std=STD, step=published.step, provenance={"from": CHECKPOINT}
+    )
+    save_checkpoint(folder / "checkpoint", info, published.weights, {})
+    return Case(
+        image=str(folder / "image.zarr"),
+        labels=str(folder / "labels.zarr"),
+        checkpoint=folder / "checkpoint",
+        settings={"mode": mode},
+        box=Box.of((48, 64, 64), (72, 120, 120)),
+        kills=20,
+        kill_within_s=60.0,
+    )
+
+
+def small_case(folder: Path) -> Case:
+    """A phantom, and a network that takes what is brighter than the mean for inside of an object."""
+    phantom = make_phantom(PhantomParameters(output=str(folder / "phantom"), shape=(40, 56, 56), seed=4), silent)
+    weights = {name: np.zeros_like(value) for name, value in initial_weights(HAND_SET, 0).items()}
+    weights["conv0_a/weights"][1, 1, 1, 0, 0] = weights["conv0_b/weights"][1, 1, 1, 0, 0] = 1.0
+    weights["conv_lom/weights"][0, 0, 0, 0, 0] = 30.0
+    weights["conv_lom/biases"][0] = -5.0
+    info = CheckpointInfo(model=HAND_SET, image_mean=MEAN, image_std=STD, step=1, provenance={})
+    save_checkpoint(folder / "checkpoint", info, weights, {})
+    return Case(
+        image=phantom.image,
+        labels=phantom.labels,
+        checkpoint=folder / "checkpoint",
+        settings={"min_size": 100, "seed_separation": 8},
+        box=Box.of((4, 12, 12), (32, 32, 32)),
+        kills=3,
+        kill_within_s=6.0,
+    )
+
+
+def segment(folder: Path, case: Case, way: Way) -> Run:
+    """Deploy in a folder that is then removed: the output's name is in its metadata, so it is the same every time."""
+    place = folder / "run"
+    shape = tuple(extent // way.divided for extent in case.box.shape)
+    deployment = Deployment(
+        model="invariance",
+        checkpoint=case.checkpoint,
+        inference=case.settings,
+        image=case.image,
+        output=place / "out.zarr",
+        box=case.box,
+        subvolume=_triple(shape),
+    )
+    resources = Resources(
+        nodes=way.workers, node_memory=8 << 30, subvolumes_per_job=1, reconciliation_jobs=min(way.divided, 3)
+    )
+    begin = time.perf_counter()
+    jobs = ProcessJobs(place / "jobs", way, case)
+    with Display(Console(file=io.StringIO())) as display:
+        run_plan(plan_deployment(deployment, resources), deployment, jobs, display, resources)
+    done = Run(digest_of(deployment.output), open_volume(str(deployment.output)).read(), jobs.kills, 0.0)
+    shutil.rmtree(place)
+    return Run(done.digest, done.labels, done.kills, time.perf_counter() - begin)
+
+
+def digest_of(volume: Path) -> str:
+    """SHA-256 over names and bytes of all files of a volume."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in volume.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(volume)}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class ProcessJobs:
+    """Each task in a process of its own, by so many workers; what is killed is begun again, as Balsam does."""
+
+    def __init__(self, folder: Path, way: Way, case: Case) -> None:
+        self._folder, self._way, self._case = folder, way, case
+        self._random = random.Random(f"{way}")
+        self._left = case.kills if way.killed else 0
+        self._pool = ThreadPoolExecutor(way.workers)
+        self._waiting: list[tuple[Task, Future[Outcome]]] = []
+        self._ended: dict[str, Outcome] = {}
+        self._lock = threading.Lock()
+        self.kills = 0
+
+    def submit(self, task: Task) -> Future[Outcome]:
+        future: Future[Outcome] = Future()
+        with self._lock:
+            self._waiting.append((task, future))
+        self._pool.submit(self._one)
+        return future
+
+    def outcome(self, key: str) -> Outcome | None:
+        return self._ended.get(key)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._ended.pop(key, None)
+
+    def workdir(self, key: str) -> Path:
+        return self._folder / key
+
+    def _one(self) -> None:
+        with self._lock:
+            place = self._random.randrange(len(self._waiting)) if self._way.shuffled else 0
+            task, future = self._waiting.pop(place)
+        try:
+            outcome = self._ended[task.key] = self._do(task)
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(outcome)
+
+    def _do(self, task: Task) -> Outcome:
+        folder = self.workdir(task.key)
+        folder.mkdir(parents=True)
+        write_json(folder / PARAMETERS_FILE, task.parameters)
+        # It ends with this process, however that ends.
+        command = [sys.executable, "-P", "-m", "ensemble.stage_process", str(os.getpid()), task.stage]
+        command.append(str(folder / PARAMETERS_FILE))
+        while True:
+            with (folder / "job.out").open("ab") as output:
+                process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+            if not self._killed(process):
+                break
+        ending = read_ending(folder)
+        if ending is None or ending["record"] is None:
+            raise DataError(f"{task.key}: {(folder / 'job.out').read_text()[-500:]}")
+        return Outcome(task.key, 0, ending["record"])
+
+    def _killed(self, process: subprocess.Popen[bytes]) -> bool:
+        """Wait for the end of a process, or kill it at a random moment while kills are left."""
+        with self._lock:
+            wait_s = self._random.uniform(0.0, self._case.kill_within_s) if self._left else None
+        try:
+            process.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        killed = process.returncode == -signal.SIGKILL
+        if killed:
+            with self._lock:
+                self._left, self.kills = max(0, self._left - 1), self.kills + 1
+        return killed
+
+
+def accuracy_figure(way: Way, scores: Scores, done: Run) -> Figure:
+    note = (
+        f"split {scores.vi_split:.3f} + merge {scores.vi_merge:.3f}, adapted Rand error "
+        f"{scores.adapted_rand_error:.3f}, {len(np.unique(done.labels)) - 1} objects, {done.seconds:.0f} s"
+    )
+    return Figure(f"{way}: VI against the truth", scores.vi, "bit", note=note)
+
+
+def _triple(values: tuple[int, ...]) -> Triple:
+    return values[0], values[1], values[2]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--mode", choices=("fast", "faithful"), default="fast", help="of the network (default: fast)")
+
+
+if __name__ == "__main__":
+    raise SystemExit(benchmark_with_options("benchmarks.subvolume_invariance", __doc__, run, add_options))

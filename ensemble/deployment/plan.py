@@ -1,0 +1,260 @@
+"""The plan of a deployment: which subvolumes, in how many jobs, at what cost.  It is made once, and kept.
+
+The plan stands in `plan.json` in the folder NAME-deployment beside the output NAME.zarr, with the pieces and the work
+of reconciliation.  The same request finds it there again and goes on with it, with whatever nodes; another one that
+wants the same output is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from apps.core.boxes import Triple
+from apps.core.errors import DataError, ParameterError, StateError
+from apps.core.parameters import Parameters, json_hash
+from apps.core.subvolumes import SubvolumeGrid
+from apps.core.supervoxels import MAX_SUBVOLUMES
+from apps.core.volumes import Volume, VoxelSize, open_volume
+from apps.ffn.checkpoint import load_checkpoint
+from apps.ffn.masks import MaskParameters, check_masks
+from apps.ffn.model import ModelParameters
+from apps.inference.segment import check_image
+from apps.reconciliation.settings import choose_chunks
+from ensemble.deployment import sizes
+from ensemble.deployment.coverage import Coverage, measure_coverage, numbers_in, ranges_of
+from ensemble.deployment.lattice import Lattice
+from ensemble.deployment.prediction import COMPARED_PER_S, Prediction, check_budget, predict
+from ensemble.deployment.request import Deployment, Resources
+
+PLAN_FILE = "plan.json"
+PIECES, RECONCILIATION = "pieces", "reconciliation"
+# Seconds of reconciliation up to which one job does all of it, and of a job where there are several.
+ONE_JOB_S, RECONCILIATION_JOB_S = 60.0, 120.0
+# Two voxel sizes are the same up to the rounding of whoever wrote them.
+_SAME_SIZE = 1e-2
+
+
+class DeploymentPlan(Parameters, frozen=True, kw_only=True):
+    """What is to be done; plain JSON."""
+
+    identity: Annotated[str, Meta(description="hash of the request and the grid: the deployment's name in Balsam")]
+    asked: Annotated[dict[str, Any], Meta(description="the request, as far as the result depends on it")]
+    grid: Annotated[SubvolumeGrid, Meta(description="the subvolumes")]
+    voxel_size_nm: Annotated[VoxelSize, Meta(description="of the output, zyx")]
+    output: Annotated[str, Meta(description="the merged segmentation, NAME.zarr")]
+    folder: Annotated[str, Meta(description="where the plan, the pieces and the work of reconciliation are")]
+    masked: Annotated[
+        tuple[tuple[int, int], ...], Meta(description="subvolumes in which masks exclude everything, as ranges")
+    ]
+    subvolumes_per_job: Annotated[int, Meta(ge=1, description="that one inference job segments")]
+    reconciliation_jobs: Annotated[int, Meta(ge=1, description="that share its work; 1: one job does all of it")]
+    jobs_per_node: Annotated[int, Meta(ge=1, description="that share a node")]
+    prediction: Annotated[Prediction | None, Meta(description="what it costs; null: nobody measured the model")]
+
+    @property
+    def pieces(self) -> Path:
+        return Path(self.folder) / PIECES
+
+    @property
+    def work(self) -> Path:
+        """Of reconciliation."""
+        return Path(self.folder) / RECONCILIATION
+
+    def to_segment(self) -> NDArray[np.int64]:
+        """Numbers of the subvolumes that are not wholly masked, ascending."""
+        left = np.ones(len(self.grid), bool)
+        left[numbers_in(self.masked)] = False
+        return np.flatnonzero(left)
+
+    @property
+    def segmentation_jobs(self) -> int:
+        """Inference jobs that start a network."""
+        left = len(self.grid) - sum(end - begin for begin, end in self.masked)
+        return -(-left // self.subvolumes_per_job)
+
+
+def plan_deployment(deployment: Deployment, resources: Resources) -> DeploymentPlan:
+    """The plan that an earlier run of the same request has kept, or a new one, which is not kept yet (see `keep_plan`).
+
+    Raises DataError, ParameterError or StateError, before anything is started, where image, model, masks, box,
+    subvolumes, budget or output do not fit each other, or the output belongs to another deployment.
+    """
+    volume, model, voxel_size = _check_inputs(deployment)
+    asked = _asked(deployment, volume)
+    kept = _kept_plan(deployment, asked)
+    plan = _new_plan(deployment, asked, volume, model, voxel_size, resources) if kept is None else kept
+    check_budget(plan.prediction, resources.budget)
+    return plan
+
+
+def keep_plan(plan: DeploymentPlan) -> None:
+    """Write the plan into its folder, where the same request finds it.  Raises DataError where that cannot be done."""
+    folder = Path(plan.folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be created ({error.strerror}); give another --out") from error
+    if not (folder / PLAN_FILE).is_file():
+        plan.save(folder / PLAN_FILE)
+
+
+def find_plan(output: Path) -> DeploymentPlan:
+    """The kept plan of the deployment that made `output`.  Raises StateError where there is none."""
+    file = _plan_file(output)
+    if not file.is_file():
+        raise StateError(f"{output}: no deployment made it, {file} is not there")
+    return DeploymentPlan.load(file)
+
+
+def _plan_file(output: Path) -> Path:
+    return output.with_name(f"{output.stem}-deployment") / PLAN_FILE
+
+
+def _check_inputs(deployment: Deployment) -> tuple[Volume, ModelParameters, VoxelSize]:
+    volume = open_volume(deployment.image)
+    box = deployment.box or volume.box
+    if not volume.box.contains(box):
+        raise DataError(f"{deployment.image}: box {box} leaves the volume, which is {volume.box}")
+    if box.empty:
+        raise ParameterError(f"box {box}: is empty; expected a box with voxels")
+    voxel_size = _check_voxel_size(deployment, volume)
+    if deployment.output.suffix != ".zarr":
+        raise ParameterError(f"{deployment.output}: an OME-Zarr volume's name ends in .zarr")
+    inputs = (deployment.image, deployment.labels or "", *(mask.volume for mask in deployment.masks))
+    if deployment.output.resolve() in {Path(name).resolve() for name in inputs}:
+        raise ParameterError(f"{deployment.output}: is an input of the deployment; give another --out")
+    if deployment.labels is not None and (labels := open_volume(deployment.labels)).shape != volume.shape:
+        raise DataError(f"{labels.name}: has shape {labels.shape}; expected that of the image, {volume.shape}")
+    check_masks(deployment.masks, volume)
+    model = load_checkpoint(str(deployment.checkpoint)).model
+    check_image(volume, volume.box, model)
+    return volume, model, voxel_size
+
+
+def _check_voxel_size(deployment: Deployment, volume: Volume) -> VoxelSize:
+    voxel_size = volume.voxel_size_nm or deployment.voxel_size_nm
+    if voxel_size is None:
+        raise ParameterError(f"{deployment.image}: does not say its voxel size; give --voxel-size Z,Y,X in nanometres")
+    if min(voxel_size) <= 0:
+        raise ParameterError(f"voxel size {voxel_size}: expected positive nanometres")
+    trained = deployment.trained_voxel_size_nm
+    if trained and not deployment.any_voxel_size and not np.allclose(voxel_size, trained, rtol=_SAME_SIZE):
+        raise DataError(
+            f"{deployment.image}: has voxels of {_nm(voxel_size)} nm, and model {deployment.model} was trained at "
+            f"{_nm(trained)} nm (zyx); resample the image, or segment it all the same with --any-voxel-size"
+        )
+    return voxel_size
+
+
+def _nm(size: VoxelSize) -> str:
+    return " x ".join(f"{value:g}" for value in size)
+
+
+def _asked(deployment: Deployment, volume: Volume) -> dict[str, Any]:
+    box = deployment.box or volume.box
+    return {
+        "model": deployment.model,
+        "checkpoint": str(deployment.checkpoint),
+        "inference settings": deployment.inference,
+        "image": deployment.image,
+        "masks": [_mask_text(mask) for mask in deployment.masks],
+        "box": str(box),
+    }
+
+
+def _mask_text(mask: MaskParameters) -> str:
+    values = "" if mask.values is None else f"={','.join(map(str, mask.values))}"
+    return f"{mask.volume}{values}{' (inverted)' if mask.invert else ''}"
+
+
+def _kept_plan(deployment: Deployment, asked: dict[str, Any]) -> DeploymentPlan | None:
+    """Raises StateError where output or folder belong to something else."""
+    file, output = _plan_file(deployment.output), deployment.output
+    if not file.is_file():
+        if output.exists():
+            raise StateError(f"{output}: exists, and is not of this deployment; give another --out")
+        if file.parent.exists() and any(file.parent.iterdir()):
+            raise StateError(f"{file.parent}: exists, and holds no {PLAN_FILE} of a deployment; give another --out")
+        return None
+    plan = DeploymentPlan.load(file)
+    now: dict[str, Any] = dict(asked)
+    for name, given in (("subvolume", deployment.subvolume), ("overlap", deployment.overlap)):
+        if given is not None:
+            now[name] = list(given)
+    before = {**plan.asked, "subvolume": list(plan.grid.shape), "overlap": list(plan.grid.overlap)}
+    different = [f"{name} {before[name]} (now {value})" for name, value in now.items() if before.get(name) != value]
+    if different:
+        raise StateError(
+            f"{output}: another deployment makes it, with {'; '.join(different)}; give another --out, or remove "
+            f"{file.parent}"
+        )
+    return plan
+
+
+def _new_plan(
+    deployment: Deployment,
+    asked: dict[str, Any],
+    volume: Volume,
+    model: ModelParameters,
+    voxel_size: VoxelSize,
+    resources: Resources,
+) -> DeploymentPlan:
+    box = deployment.box or volume.box
+    overlap = sizes.plan_overlap(model.fov, deployment.overlap)
+    shape = deployment.subvolume or sizes.plan_shape(box, overlap, deployment.speed, resources)
+    if deployment.overlap is None:  # no more than the subvolumes have
+        overlap = cast(Triple, tuple(min(o, n) for o, n in zip(overlap, shape, strict=True)))
+    grid = SubvolumeGrid(box=box, shape=shape, overlap=overlap, bounds=volume.box)
+    choose_chunks(grid)  # raises ParameterError where two subvolumes would write one chunk
+    sizes.check_overlap(grid, model.fov)
+    if len(grid) > MAX_SUBVOLUMES:
+        raise ParameterError(f"subvolume {shape}: {len(grid)} of them; expected {MAX_SUBVOLUMES} at most")
+    lattice = Lattice(grid)
+    coverage = measure_coverage(lattice, deployment.masks)
+    per_job, prediction = _jobs_and_cost(deployment, lattice, coverage, resources)
+    return DeploymentPlan(
+        identity=json_hash([asked, grid.to_dict(), str(deployment.output)]),
+        asked=asked,
+        grid=grid,
+        voxel_size_nm=voxel_size,
+        output=str(deployment.output),
+        folder=str(deployment.folder),
+        masked=ranges_of(np.flatnonzero(coverage.wholly)),
+        subvolumes_per_job=per_job,
+        reconciliation_jobs=plan_reconciliation_jobs(lattice, resources),
+        jobs_per_node=resources.jobs_per_node,
+        prediction=prediction,
+    )
+
+
+def plan_reconciliation_jobs(lattice: Lattice, resources: Resources) -> int:
+    """One job where there is little to do; otherwise jobs that last some minutes."""
+    if resources.reconciliation_jobs is not None:
+        return min(resources.reconciliation_jobs, lattice.count)
+    seconds = lattice.all_read_voxels() / COMPARED_PER_S
+    if seconds <= ONE_JOB_S:
+        return 1
+    return min(lattice.count, max(resources.processes, round(seconds / RECONCILIATION_JOB_S)))
+
+
+def _jobs_and_cost(
+    deployment: Deployment, lattice: Lattice, coverage: Coverage, resources: Resources
+) -> tuple[int, Prediction | None]:
+    left = ~coverage.wholly
+    count = int(np.count_nonzero(left))
+    speed = deployment.speed
+    seconds = None
+    if speed and count:
+        read = lattice.read_voxels(np.flatnonzero(left)) * (1.0 - coverage.share[left])
+        seconds = float(read.mean()) / speed
+    per_job = sizes.plan_subvolumes_per_job(count, seconds, resources)
+    if speed is None:
+        return per_job, None
+    jobs = -(-count // per_job)
+    reconciliation_jobs = plan_reconciliation_jobs(lattice, resources)
+    return per_job, predict(lattice, coverage, speed, jobs, reconciliation_jobs, resources)

@@ -1,0 +1,100 @@
+"""Running a deployment, shown on a display; and checking a finished one."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apps.core.errors import DataError, StateError
+from apps.core.files import lock
+from apps.core.progress import Reporter
+from apps.core.stage import load_stage
+from ensemble.deployment.driver import Driver
+from ensemble.deployment.plan import DeploymentPlan, find_plan, keep_plan, plan_deployment
+from ensemble.deployment.progress import VoxelProgress
+from ensemble.deployment.records import Records
+from ensemble.deployment.request import Deployment, Resources
+from ensemble.deployment.tasks import DeploymentTasks, reconciliation_parameters
+from ensemble.deployment.window import window_size
+from ensemble.display import Display, job_folders
+from ensemble.jobs import CampaignJobs
+from ensemble.workflow import Jobs
+
+_LOCK_FILE = ".driver.lock"
+# Jobs that a display shows at a time.
+_SHOWN = 8
+
+
+def run_deployment(
+    deployment: Deployment, jobs: CampaignJobs | Jobs, display: Display, resources: Resources | None = None
+) -> dict[str, Any]:
+    """Plan and do it, shown on a display; returns records by step.
+
+    A list for `inference` and, where several jobs share them, `compare` and `relabel`; one for `reconciliation` and
+    `evaluation`.  The same deployment, asked for again, goes on with what is missing.
+    """
+    resources = resources or Resources()
+    plan = plan_deployment(deployment, resources)
+    return run_plan(plan, deployment, jobs, display, resources).by_step
+
+
+def run_plan(
+    plan: DeploymentPlan, deployment: Deployment, jobs: Jobs, display: Display, resources: Resources
+) -> Records:
+    """Do a plan.
+
+    Raises SubvolumesFailedError that names the subvolumes which keep failing, when all others are done; StateError
+    where another process works on the same output.
+    """
+    keep_plan(plan)
+    with (Path(plan.folder) / _LOCK_FILE).open("a") as held:
+        lock(held, Path(plan.folder))
+        driver: Driver
+
+        def running() -> dict[str, Path]:
+            return job_folders(jobs, islice(driver.window.keys, _SHOWN))
+
+        with display.phase("deploy", running) as update:
+
+            def tell(progress: VoxelProgress) -> None:
+                update(progress.done, progress.total, str(progress))
+
+            tasks = DeploymentTasks(plan, deployment)
+            driver = Driver(plan, tasks, jobs, window_size(resources.processes), tell)
+            records = driver.run(evaluate=deployment.labels is not None)
+        prove_complete(plan, records)
+        return records
+
+
+def prove_complete(plan: DeploymentPlan, records: Records) -> None:
+    """Raise StateError unless the manifest of the output accounts for the write box of every subvolume, once."""
+    import pyarrow.parquet as pq
+
+    manifest = records.by_step["reconciliation"]["result"]["manifest"]
+    table = pq.read_table(manifest, columns=["subvolume", "voxels"])
+    numbers = np.sort(table["subvolume"].to_numpy())
+    whole = np.array_equal(numbers, np.arange(len(plan.grid)))
+    written = int(table["voxels"].to_numpy().sum())
+    if not whole or written != plan.grid.box.size:
+        raise StateError(
+            f"{plan.output}: {manifest} accounts for {len(numbers)} of {len(plan.grid)} subvolumes and {written} of "
+            f"{plan.grid.box.size} voxels; remove {plan.work} and run the same command again"
+        )
+
+
+def verify_deployment(output: Path, report: Reporter) -> dict[str, Any]:
+    """Read a finished deployment's output again, and compare every write box with the manifest.
+
+    Returns the result of the stage `reconciliation`.  Raises StateError where no deployment made the output, DataError
+    that names the boxes which differ.
+    """
+    plan = find_plan(output.absolute())
+    stage = load_stage("reconciliation")
+    if not Path(plan.output).is_dir():
+        raise DataError(f"{plan.output}: is not there; run the deployment to its end first")
+    parameters = stage.parameters.from_json(reconciliation_parameters(plan, "verify"))
+    result: dict[str, Any] = stage.run(parameters, report).to_dict()
+    return result

@@ -1,0 +1,110 @@
+"""How large subvolumes are, how far they overlap, and how many of them a job takes.
+
+Source of the overlap: a flood-filling network labels a voxel well where its field of view fits around it (M.
+Januszewski et al., Nature Methods 15, 2018); published runs overlap by the field of view but one voxel (33 x 33 x 17
+and 32 x 32 x 16).
+"""
+
+from __future__ import annotations
+
+import math
+
+from apps.core.boxes import Box, Triple
+from apps.core.errors import ParameterError
+from apps.core.subvolumes import SubvolumeGrid
+from apps.core.volumes import DEFAULT_CHUNKS
+from ensemble.deployment.request import Resources
+
+# Memory of a process: TensorFlow with a network, and of every voxel of the read box what the peak of the seed policy
+# (38 bytes were measured) and a flood beside it hold.
+PROCESS_BYTES = 1 << 30
+BYTES_PER_VOXEL = 64
+# Objects are linked by what two subvolumes both see of them: a narrower overlap shows too little of a thin one.
+LEAST_OVERLAP = 16
+# A subvolume takes this share of an allocation at most: the last one begun is cut off by its end, and goes on in the
+# next.
+SHARE_OF_ALLOCATION = 0.25
+# So many subvolumes for each process, and so many jobs, keep all busy to the end.
+SUBVOLUMES_PER_PROCESS, JOBS_PER_PROCESS = 4, 4
+# A job lasts so long at least, where there are subvolumes enough: then starting it is a small part.
+JOB_S = 300.0
+MAX_SUBVOLUMES_PER_JOB = 64
+LARGEST_SIDE = 1024
+
+
+def needed_overlap(fov: Triple) -> Triple:
+    """Overlap zyx from which on every voxel of a write box has half a field of view around it in the read box."""
+    z, y, x = (2 * (extent // 2) for extent in fov)
+    return z, y, x
+
+
+def plan_overlap(fov: Triple, given: Triple | None) -> Triple:
+    """The overlap that was given, or the one to use."""
+    if given is not None:
+        return given
+    z, y, x = (max(LEAST_OVERLAP, extent) for extent in needed_overlap(fov))
+    return z, y, x
+
+
+def check_overlap(grid: SubvolumeGrid, fov: Triple) -> None:
+    """Raise ParameterError where subvolumes overlap by less than the field of view needs."""
+    rows = zip("zyx", grid.counts, grid.overlap, needed_overlap(fov), strict=True)
+    for axis, count, overlap, needed in rows:
+        if count > 1 and overlap < needed:
+            raise ParameterError(
+                f"overlap {grid.overlap}: is {overlap} along {axis}; the model's field of view {fov} (zyx) needs "
+                f"{needed} at least, so that it fits around every voxel that a subvolume writes"
+            )
+
+
+def plan_shape(box: Box, overlap: Triple, speed: float | None, resources: Resources) -> Triple:
+    """The largest write shape zyx that memory and walltime allow, and that leaves work for every process.
+
+    Memory is a must, and ParameterError says where not even the smallest shape fits; the others give way.
+    """
+    smallest = max(-(-max(overlap) // chunk) for chunk in DEFAULT_CHUNKS)
+    sides = range(smallest, max(smallest, LARGEST_SIDE // min(DEFAULT_CHUNKS)) + 1)
+    shapes = list(dict.fromkeys(_divide(box.shape, side) for side in sides))
+    fitting = [shape for shape in shapes if memory_of(_read(shape, overlap)) <= resources.process_memory]
+    if not fitting:
+        needed, there = memory_of(_read(shapes[0], overlap)) / 2**30, resources.process_memory / 2**30
+        raise ParameterError(
+            f"node memory: a process has {there:.1f} GiB, and the smallest subvolume, {shapes[0]} with an overlap of "
+            f"{overlap}, needs {needed:.1f} GiB; put fewer jobs on a node, or give the size with --subvolume"
+        )
+    longest = 60 * resources.wall_time_min * SHARE_OF_ALLOCATION
+    best = fitting[0]
+    for shape in fitting:
+        seconds = math.prod(_read(shape, overlap)) / speed if speed else 0.0
+        count = math.prod(-(-n // s) for n, s in zip(box.shape, shape, strict=True))
+        if seconds <= longest and count >= SUBVOLUMES_PER_PROCESS * resources.processes:
+            best = shape
+    return best
+
+
+def memory_of(read_shape: Triple) -> int:
+    """Bytes that a process needs for a subvolume of this read shape zyx."""
+    return PROCESS_BYTES + BYTES_PER_VOXEL * math.prod(read_shape)
+
+
+def plan_subvolumes_per_job(count: int, seconds: float | None, resources: Resources) -> int:
+    """How many subvolumes of `seconds` each (None: not known) a job takes."""
+    if resources.subvolumes_per_job is not None:
+        return resources.subvolumes_per_job
+    fair = max(1, count // (JOBS_PER_PROCESS * resources.processes))
+    wanted = JOB_S / seconds if seconds else MAX_SUBVOLUMES_PER_JOB
+    return max(1, min(fair, round(wanted), MAX_SUBVOLUMES_PER_JOB))
+
+
+def _divide(extent: Triple, side: int) -> Triple:
+    """Write shape zyx of whole chunks, `side` of them along an axis at most, that divides the box evenly."""
+    shape = []
+    for n, chunk in zip(extent, DEFAULT_CHUNKS, strict=True):
+        chunks = math.ceil(n / chunk)
+        shape.append(math.ceil(chunks / math.ceil(chunks / side)) * chunk)
+    return shape[0], shape[1], shape[2]
+
+
+def _read(shape: Triple, overlap: Triple) -> Triple:
+    z, y, x = (n + o for n, o in zip(shape, overlap, strict=True))
+    return z, y, x
