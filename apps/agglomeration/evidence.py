@@ -72,7 +72,8 @@ def explain(
 ) -> Explanation:
     """Explain the object `asked` of a segmentation NAME.zarr.
 
-    The folders of evidence are by default NAME-agglomeration, and NAME-reconciliation of the segmentation before that.
+    The folders of evidence are by default NAME-agglomeration, and of the segmentation before that NAME-reconciliation, or
+    NAME-deployment/reconciliation where `ensemble deploy` made it.
     Raises StateError where there is no such folder with a decision or solution, DataError where no object has that id.
     """
     target = Path(segmentation)
@@ -108,7 +109,9 @@ def _segmentation_before(target: Path, recorded: Path) -> Path:
 
 def _links_of(segmentation: Path, given: Path | None, required: bool) -> Path | None:
     """The folder of a segmentation's reconciliation; None where there is none and it is not required."""
-    folder = given or segmentation.with_name(f"{segmentation.stem}-reconciliation")
+    own = segmentation.with_name(f"{segmentation.stem}-reconciliation")
+    deployed = segmentation.with_name(f"{segmentation.stem}-deployment") / "reconciliation"
+    folder = given or next((place for place in (own, deployed) if (place / "solution").is_dir()), own)
     if (folder / "solution").is_dir():
         return folder
     if given is None and not required:

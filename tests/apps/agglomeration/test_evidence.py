@@ -99,6 +99,14 @@ def test_a_segmentation_that_was_only_reconciled(folder: Path) -> None:
     assert [base.id for base in found.base] == [known["right"]]
 
 
+def test_what_was_deployed_is_explained_as_well(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "base.zarr").symlink_to(folder / "base.zarr")
+    (tmp_path / "base-deployment").mkdir()
+    (tmp_path / "base-deployment" / "reconciliation").symlink_to(folder / "base-reconciliation")
+    known = ids(folder)
+    assert explain(tmp_path / "base.zarr", known["right again"]).object == known["right"]
+
+
 def test_the_command_shows_a_tree_or_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     known = ids(folder)
     line = ["explain", str(known["right"]), "--segmentation", str(folder / "final.zarr")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from apps.core.progress import silent
 from apps.meshes.stage import MeshesParameters, MeshesResult, run
 from apps.morphology import assembly
 from apps.morphology.fragments import write_fragments
+from apps.morphology.place import Workplace
 from tests.apps.morphology.support import BALL, FIBRE, SIZE, SPECK, files, labels, write_labels
 
 
@@ -181,3 +183,30 @@ def test_what_cannot_work_is_refused(segmentation: str, tmp_path: Path) -> None:
         make(segmentation, tmp_path / "out", part={"index": 0, "of": 2})
     with pytest.raises(DataError, match="cannot be written"):
         make(segmentation, tmp_path / "mine" / "thesis.txt" / "out")
+
+
+def test_one_that_completes_is_alone(segmentation: str, tmp_path: Path) -> None:
+    place = Workplace(tmp_path / "meshes", "meshes", {})
+    with place.hold(alone=False):
+        make(segmentation, place.output, action="forge", part={"index": 0, "of": 9})
+        with pytest.raises(StateError, match="another process works on this output"):
+            make(segmentation, place.output, action="finish")
+    with place.hold(alone=True), pytest.raises(StateError, match="another process completes it"):
+        make(segmentation, place.output, action="forge")
+
+
+def test_a_full_disk_leaves_what_is_finished(
+    segmentation: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(segmentation, tmp_path / "meshes", min_voxels=9, action="forge", part={"index": 0, "of": 2})
+
+    def full(*of: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(DataError, match=r"cannot be written \(No space left on device\)"):
+            make(segmentation, tmp_path / "meshes", min_voxels=9)
+    assert not (tmp_path / "meshes").exists()
+    assert make(segmentation, tmp_path / "meshes", min_voxels=9).complete
+    assert files(tmp_path / "meshes") == files(whole)
