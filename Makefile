@@ -24,11 +24,12 @@ PYTHON = $(eval PYTHON := $(shell $(find_python)))$(PYTHON)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test environment test-environment horovod check-python
+.PHONY: help quickstart connectome test environment test-environment horovod check-python
 
 help:
 	@echo "make quickstart [DATA=FILE.h5:raw LABELS=FILE.h5:labels] [TRIALS=8] [WORKERS=2] [OUT=FOLDER]"
 	@echo "                      install into $(VENV), then run the whole loop once: ensemble quickstart"
+	@echo "make connectome       install with kimimaro (GPL), then a generated volume to its connectome: ensemble run"
 	@echo "make test             install with the test tools, then lint, format check, type check and tests"
 	@echo "                      PYTEST_ARGS=\"-m 'not slow'\" leaves out the end-to-end runs; TEST_WORKERS=1: one test at a time"
 	@echo "make environment      only install; EXTRAS=gpu for TensorFlow with CUDA instead of cpu"
@@ -46,6 +47,10 @@ environment: check-python
 quickstart: environment
 	@"$(BIN)/ensemble" quickstart $(if $(DATA),--data "$(DATA)") $(if $(LABELS),--labels "$(LABELS)") \
 		$(if $(TRIALS),--trials "$(TRIALS)") $(if $(WORKERS),--workers "$(WORKERS)") $(if $(OUT),--out "$(OUT)")
+
+connectome: check-python
+	@"$(PYTHON)" tools/environment.py "$(VENV)" "$(EXTRAS),skeletons"
+	@"$(BIN)/ensemble" run pipelines/connectome.yml $(if $(OUT),--out "$(OUT)")
 
 test-environment: check-python
 	@"$(PYTHON)" tools/environment.py "$(VENV)" "$(EXTRAS),mpi,ray,skeletons,benchmark,test"

@@ -72,8 +72,8 @@ def explain(
 ) -> Explanation:
     """Explain the object `asked` of a segmentation NAME.zarr.
 
-    The folders of evidence are by default NAME-agglomeration, and of the segmentation before that NAME-reconciliation, or
-    NAME-deployment/reconciliation where `ensemble deploy` made it.
+    The folders of evidence are by default NAME-agglomeration, and of the segmentation before that NAME-reconciliation
+    (NAME-deployment/reconciliation where `ensemble deploy` made it).
     Raises StateError where there is no such folder with a decision or solution, DataError where no object has that id.
     """
     target = Path(segmentation)

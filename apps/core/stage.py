@@ -81,6 +81,8 @@ class Stage(Generic[P, R]):
         example: parameters shown in `--help` (must be valid; tested).
         several_ranks: whether it shares its work between the ranks of one launch; another stage is refused there, as
             every rank would do the whole of it in the same place.
+        check_installed: raises StateError where a library is missing that is not installed unasked; pipelines call it
+            before they make any job.
         output_suffix: how the name of its `output` has to end, for those who choose one.
         phases: how several jobs do it, one phase after the other (see apps/core/parts.py); empty: it is one job's work.
     """
@@ -92,6 +94,7 @@ class Stage(Generic[P, R]):
     run: Callable[[P, Reporter], R]
     example: dict[str, Any]
     several_ranks: bool = False
+    check_installed: Callable[[], None] = lambda: None
     output_suffix: str = ""
     phases: tuple[Phase, ...] = ()
 

@@ -176,6 +176,7 @@ STAGE = Stage(
     parameters=SkeletonsParameters,
     result=SkeletonsResult,
     run=run,
+    check_installed=_check_installed,
     example={"segmentation": "data/segmentation.zarr", "output": "data/skeletons", "min_voxels": 10000},
     phases=(Phase("forge", shared=True), Phase("collect", shared=True), Phase("finish")),
 )

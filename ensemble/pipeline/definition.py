@@ -187,6 +187,7 @@ def _check_step(name: str, step: Step) -> None:
     """What can be known to be wrong before any job: the stage, names and types of parameters, measures of the gate."""
     try:
         stage = load_stage(step.stage)
+        stage.check_installed()
         _check_paths(step)
         always = {"output"} & set(stage.parameters.__struct_fields__)  # the pipeline gives it
         stage.parameters.check_names(always | step.parameters.keys())

@@ -117,3 +117,11 @@ def test_references_are_put_in_wherever_they_stand() -> None:
 def test_paths_count_from_the_folder_of_the_pipeline() -> None:
     value = {"a": "./em.h5:raw", "b": ["../x/./y", "z"], "c": 2}
     assert with_paths(value, Path("/data/run")) == {"a": "/data/run/em.h5:raw", "b": ["/data/x/y", "z"], "c": 2}
+
+
+def test_a_library_that_is_missing_is_said_before_any_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ParameterError, match=r"step lines: kimimaro.*make environment EXTRAS=cpu,skeletons"):
+        Pipeline.from_json(
+            {"name": "a", "steps": {"lines": {"stage": "skeletons", "parameters": {"segmentation": "/s.zarr"}}}}
+        )
