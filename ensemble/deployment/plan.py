@@ -215,6 +215,7 @@ def _new_plan(
     if len(grid) > MAX_SUBVOLUMES:
         raise ParameterError(f"subvolume {shape}: {len(grid)} of them; expected {MAX_SUBVOLUMES} at most")
     lattice = Lattice(grid)
+    sizes.check_memory(lattice.largest_read, resources)
     coverage = measure_coverage(lattice, deployment.masks)
     per_job, prediction = _jobs_and_cost(deployment, lattice, coverage, resources)
     return DeploymentPlan(

@@ -13,7 +13,8 @@ from ensemble.deployment.coverage import Coverage
 from ensemble.deployment.lattice import Lattice
 from ensemble.deployment.request import Resources
 
-# Seconds that a job takes before it segments: Python, TensorFlow, a network; without a network it is a fraction.
+# Seconds of a job that no subvolume takes: Python, TensorFlow, a network (4 s of processor time were measured),
+# and Balsam before and after.
 JOB_START_S = 6.0
 # Voxels of read boxes a second that reconciliation compares, and of write boxes that it relabels, in a process (22 and
 # 20 million a second of processor time were measured on subvolumes of 128 with overlaps of 32 voxels).

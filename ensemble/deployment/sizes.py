@@ -67,11 +67,7 @@ def plan_shape(box: Box, overlap: Triple, speed: float | None, resources: Resour
     shapes = list(dict.fromkeys(_divide(box.shape, side) for side in sides))
     fitting = [shape for shape in shapes if memory_of(_read(shape, overlap)) <= resources.process_memory]
     if not fitting:
-        needed, there = memory_of(_read(shapes[0], overlap)) / 2**30, resources.process_memory / 2**30
-        raise ParameterError(
-            f"node memory: a process has {there:.1f} GiB, and the smallest subvolume, {shapes[0]} with an overlap of "
-            f"{overlap}, needs {needed:.1f} GiB; put fewer jobs on a node, or give the size with --subvolume"
-        )
+        check_memory(_read(shapes[0], overlap), resources)
     longest = 60 * resources.wall_time_min * SHARE_OF_ALLOCATION
     best = fitting[0]
     for shape in fitting:
@@ -80,6 +76,16 @@ def plan_shape(box: Box, overlap: Triple, speed: float | None, resources: Resour
         if seconds <= longest and count >= SUBVOLUMES_PER_PROCESS * resources.processes:
             best = shape
     return best
+
+
+def check_memory(read_shape: Triple, resources: Resources) -> None:
+    """Raise ParameterError where a process has too little memory for a subvolume of this read shape zyx."""
+    needed, there = memory_of(read_shape), resources.process_memory
+    if needed > there:
+        raise ParameterError(
+            f"node memory: a job has {there / 2**30:.1f} GiB, and a subvolume that reads {read_shape} needs "
+            f"{needed / 2**30:.1f} GiB; give smaller ones with --subvolume, fewer jobs on a node, or --node-memory"
+        )
 
 
 def memory_of(read_shape: Triple) -> int:

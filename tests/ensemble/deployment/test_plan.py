@@ -49,7 +49,9 @@ def test_the_largest_shape_that_memory_walltime_and_workers_allow() -> None:
     assert math.prod(plan(speed=1e5, wall_time_min=120)) <= 1e5 * 30 * 60
     assert math.prod(plan(nodes=1000, node_memory=16 << 30)) <= box.size / 4000
     assert all(extent % 64 == 0 for shape in (large, small) for extent in shape)
-    with pytest.raises(ParameterError, match="smallest subvolume"):
+    with pytest.raises(
+        ParameterError, match=r"a job has 1\.0 GiB, and a subvolume that reads \(96, 96, 96\) needs 1\.1"
+    ):
         plan(node_memory=1 << 30)
 
 
@@ -189,6 +191,8 @@ def test_what_does_not_fit_is_refused(deployment: Deployment, tmp_path: Path) ->
     for name, words in (("short.zarr", "on the image's grid"), ("none.zarr", "no such volume")):
         refused(deployment, DataError, words, masks=(MaskParameters(volume=str(tmp_path / name)),))
     assert not deployment.folder.exists()
+    with pytest.raises(ParameterError, match="a job has 0"):
+        plan_deployment(deployment, replace(RESOURCES, node_memory=1 << 20))
 
 
 def test_an_image_of_other_voxels_than_the_models_is_refused(deployment: Deployment) -> None:
