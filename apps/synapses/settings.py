@@ -47,7 +47,7 @@ class TrainSettings(Parameters, frozen=True, kw_only=True):
     augmentation: Annotated[Augmentation, Meta(description="how examples are changed")] = Augmentation()
     patch: Annotated[Triple, Meta(description="extent of an example, zyx")] = (32, 32, 32)
     batch_size: Annotated[int, Meta(ge=1, le=1024, description="examples a step")] = 2
-    steps: Annotated[int, Meta(ge=1, description="optimiser updates")] = 1200
+    steps: Annotated[int, Meta(ge=1, description="optimiser updates")] = 2400
     learning_rate: Annotated[float, Meta(gt=0, le=1, description="of Adam, at its highest")] = 0.01
     warmup_steps: Annotated[
         int, Meta(ge=0, description="steps over which the rate rises from 0; then it falls to 0")
