@@ -22,13 +22,13 @@ from apps.agglomeration.inputs import Inputs, chunks_of
 from apps.agglomeration.merging import relabelled
 from apps.agglomeration.tables import unit_path
 from apps.core.errors import DataError, ParameterError, StateError
-from apps.core.files import replace_folder
+from apps.core.files import move_folder
 from apps.core.parameters import Result
 from apps.core.parts import Part, share
 from apps.core.progress import Reporter
 from apps.core.volumes import new_volume, open_volume_to_write
 
-_IN_WORK = "relabel-"
+_IN_WORK, _WRITTEN = "relabel-", "written"
 DONE_FILE, INTENT_FILE = "finished.json", "finishing.json"
 
 
@@ -88,7 +88,7 @@ class Relabeller:
     def run(self, part: Part | None, report: Reporter) -> int:
         """Write the blocks of a part that are not written yet; returns how many it wrote."""
         decision = self.decision()
-        if self.finished:
+        if self.finished or self._is_renamed(decision):
             return 0
         volume = open_volume_to_write(self._prepare())
         base, objects = read_mapping(self.work)
@@ -124,15 +124,24 @@ class Relabeller:
                     ": is not written; run the action relabel for it"
                 )
         made, output = self._volume(decision), Path(self.inputs.parameters.output)
-        if not made.is_dir() and not output.is_dir():
-            raise StateError(f"{output}: is gone, and so is what was written of it; remove {self.work} and run again")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        # The intent tells what a kill just after the renaming leaves from an output that is somebody else's.
-        self._finished().save(self.work / INTENT_FILE)
-        if made.is_dir():
-            replace_folder(made, output)
+        if not self._is_renamed(decision):
+            if not made.is_dir():
+                raise StateError(f"{made}: is gone; remove {made.parent} and run the action relabel again")
+            output.parent.mkdir(parents=True, exist_ok=True)
+            # The intent tells what a kill just after the renaming leaves from an output that is somebody else's.
+            self._finished().save(self.work / INTENT_FILE)
+            move_folder(made, output)
         self._finished().save(self.work / DONE_FILE)
         self._clear()
+
+    def _is_renamed(self, decision: MergeRecord) -> bool:
+        """Whether a run that was killed at its end has given the volume its name, and not noted it yet."""
+        made, output = self._volume(decision), Path(self.inputs.parameters.output)
+        if made.exists() or not output.is_dir() or not (made.parent / _WRITTEN).is_dir():
+            return False
+        with contextlib.suppress(DataError, ParameterError):
+            return Finished.load(self.work / INTENT_FILE) == self._finished()
+        return False
 
     def _clear(self) -> None:
         """Remove what was written on the way, of this decision and of others."""
@@ -149,7 +158,7 @@ class Relabeller:
         return self._folder(decision) / Path(self.inputs.parameters.output).name
 
     def _record_path(self, number: int, decision: MergeRecord) -> Path:
-        return unit_path(self._folder(decision) / "written", number, ".json")
+        return unit_path(self._folder(decision) / _WRITTEN, number, ".json")
 
     def _record(self, number: int, decision: MergeRecord) -> BlockRecord | None:
         path = self._record_path(number, decision)

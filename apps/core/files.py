@@ -154,6 +154,22 @@ def replace_folder(new: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def move_folder(new: Path, target: Path) -> None:
+    """Move the folder `new` to `target` where a killed run goes on: `new` is never anything but the new folder.
+
+    Unlike `replace_folder`, which exchanges the two: after a kill just then the old one would be taken for the one in
+    the making, and moved back.  There is an instant without `target`; the run that goes on then finds `new`, and moves
+    it.  An old `target` is removed last, under `.NAME.old`.
+    """
+    old = target.with_name(f".{target.name}.old")
+    if old.exists():
+        shutil.rmtree(old)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _exchange(one: Path, other: Path) -> bool:
     """Swap two names in one step (Linux's renameat2); False where the system cannot."""
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)

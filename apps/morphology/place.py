@@ -72,7 +72,8 @@ class Workplace:
 
     def clear(self) -> None:
         """Remove the leftovers."""
-        for folder in self.leftovers():
+        # What a killed run was removing goes first: it has the name that the others get.
+        for folder in sorted(self.leftovers(), key=lambda path: not path.name.endswith(_REMOVED)):
             # Renamed first: a kill must not leave half of it under a name by which it would be taken up.
             going = folder.with_name(folder.name.removesuffix(_REMOVED) + _REMOVED)
             folder.rename(going)

@@ -167,7 +167,8 @@ def has_leftovers(store: Store) -> bool:
 
 def clear(store: Store) -> None:
     """Remove what this run or others have left in the making."""
-    for folder in store.folder.glob(f"{_WORK}*"):
+    # What a killed run was removing goes first: it has the name that the others get.
+    for folder in sorted(store.folder.glob(f"{_WORK}*"), key=lambda path: not path.name.endswith(_REMOVED)):
         # Renamed first: a kill must not leave half of it under a name by which it would be taken up.
         going = folder.with_name(folder.name.removesuffix(_REMOVED) + _REMOVED)
         folder.rename(going)

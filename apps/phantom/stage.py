@@ -21,7 +21,7 @@ from msgspec import Meta
 
 from apps.core.boxes import Triple
 from apps.core.errors import DataError, ParameterError
-from apps.core.files import lock, replace_folder
+from apps.core.files import lock, move_folder
 from apps.core.parameters import Parameters, Result, write_json
 from apps.core.progress import Reporter
 from apps.core.stage import Stage
@@ -270,7 +270,7 @@ def _making(folder: Path, parameters: PhantomParameters) -> Iterator[Path]:
 def _move(made: Path, target: Path) -> None:
     """Put what is `made` in its place; a run before this one may have done so."""
     if made.is_dir():
-        replace_folder(made, target)
+        move_folder(made, target)
     elif made.exists():
         made.replace(target)
 

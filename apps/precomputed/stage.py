@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from apps.core.boxes import Triple
 from apps.core.errors import DataError, ParameterError
-from apps.core.parameters import Parameters, Result
+from apps.core.parameters import Parameters, Result, write_json
 from apps.core.parts import Part, Phase, share
 from apps.core.progress import Reporter
 from apps.core.stage import Stage
@@ -148,7 +148,9 @@ def _encoding(parameters: PrecomputedParameters, data_type: str) -> Encoding:
 
 def _identity(parameters: PrecomputedParameters, levels: list[Level], info: dict[str, Any]) -> dict[str, Any]:
     store = Path(parameters.volume).absolute()
-    made = [(store / str(level.volume.array.path) / "zarr.json") for level in levels[:1]]
+    # Each level by itself: coarser ones can be made anew, of the same shapes, by another rule.
+    arrays = [store / str(levels[0].volume.array.path), *(Path(level.volume.name) for level in levels[1:])]
+    made = [array / "zarr.json" for array in arrays]
     return {"volume": str(store), "made": [path.stat().st_mtime_ns for path in made], "info": info}
 
 
@@ -162,7 +164,8 @@ def _write(place: Workplace, levels: list[Level], info: dict[str, Any], part: Pa
     mine = [number for number in share(len(pieces), part) if not (done / str(number)).is_file()]
     place.result.mkdir(exist_ok=True)
     target = f"file://{place.result.absolute()}"
-    CloudVolume(target, info=info).commit_info()
+    if not (place.result / "info").is_file():  # by ourselves: CloudVolume's is half there while another part reads it
+        write_json(place.result / "info", info)
     # Uncompressed files: any web server can hand them out as they are.
     outputs = [CloudVolume(target, mip=mip, compress=False, progress=False) for mip in range(len(levels))]
     for finished, number in enumerate(mine):
