@@ -21,6 +21,8 @@ QUICK = {
     "ffn_partition": "times faster",
     "montage": "error, phantom",
     "alignment": "scores: rank correlation",
+    "reconciliation_scale": "times less processor time than networkx",
+    "morphology": "pyramid, labels",
     "search_utilisation": "ensemble, 8 workers",
     "search_quality": "times less regret than deephyper cbo",
     "search_resume": "process: start to first new evaluation",
