@@ -65,8 +65,17 @@ class Relabeller:
         return record
 
     def check_output(self) -> None:
-        """Raise StateError where the output is there, and this work folder does not say that it made it."""
+        """Raise StateError where the output is there, and this work folder does not say that it made it.
+
+        Raises ParameterError where the work folder is on another file system than the output, which is renamed to it.
+        """
         output = Path(self.inputs.parameters.output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if self.work.stat().st_dev != output.parent.stat().st_dev:
+            raise ParameterError(
+                f"work {self.work}: is on another file system than {output}, which is made in it and renamed; give one "
+                "there"
+            )
         for file in (DONE_FILE, INTENT_FILE):
             with contextlib.suppress(DataError, ParameterError):
                 if Finished.load(self.work / file).output == str(output.absolute()):

@@ -99,25 +99,28 @@ class SubvolumeGrid(Parameters, frozen=True, kw_only=True):
 
     def neighbours(self, number: int) -> tuple[tuple[int, Box], ...]:
         """The subvolumes of higher number whose read boxes overlap this one's: (number, common box), ascending."""
-        place, own = self.position(number), self.subvolume(number).read_box
-        reach = [self._reach(axis, place[axis]) for axis in range(3)]
+        common = [self._shared(axis, place) for axis, place in enumerate(self.position(number))]
         _, rows, columns = self.counts
         found = []
-        for z, y, x in itertools.product(*reach):
+        for (z, (z0, z1)), (y, (y0, y1)), (x, (x0, x1)) in itertools.product(*common):
             other = (z * rows + y) * columns + x
             if other > number:
-                found.append((other, own.intersection(self._at((z, y, x)).read_box)))
+                found.append((other, Box.between((z0, y0, x0), (z1, y1, x1))))
         return tuple(found)
 
-    def _reach(self, axis: int, place: int) -> range:
-        """Places along an axis whose read intervals overlap that of `place`."""
+    def _shared(self, axis: int, place: int) -> list[tuple[int, Interval]]:
+        """Places along an axis whose read intervals overlap that of `place`, each with what is common, ascending."""
         first, last = self._axis(axis, place)[0]
-        low = high = place
-        while low > 0 and self._axis(axis, low - 1)[0][1] > first:
-            low -= 1
-        while high + 1 < self.counts[axis] and self._axis(axis, high + 1)[0][0] < last:
-            high += 1
-        return range(low, high + 1)
+        found = [(place, (first, last))]
+        for step in (-1, 1):
+            other = place + step
+            while 0 <= other < self.counts[axis]:
+                begin, end = self._axis(axis, other)[0]
+                if begin >= last or end <= first:
+                    break
+                found.append((other, (max(begin, first), min(end, last))))
+                other += step
+        return sorted(found)
 
     def _at(self, place: Triple) -> Subvolume:
         (rz, wz), (ry, wy), (rx, wx) = (self._axis(axis, place[axis]) for axis in range(3))

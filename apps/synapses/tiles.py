@@ -72,8 +72,8 @@ class TileWork:
         record = read_record(file)
         if text_of(record, "network") == network and text_of(record, "plan") == self._plan:
             return False
-        # What these say is about to be wrong.
-        self._paths.table.unlink(missing_ok=True)
+        for stale in (self._paths.table, self._paths.components):  # what these say is about to be wrong
+            stale.unlink(missing_ok=True)
         file.parent.mkdir(parents=True, exist_ok=True)
         if text_of(record, "network") == network:
             clefts = volumes[0].read(tile)

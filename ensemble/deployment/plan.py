@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import numpy as np
+import zarr
 from msgspec import Meta
 from numpy.typing import NDArray
 
@@ -86,7 +87,7 @@ def plan_deployment(deployment: Deployment, resources: Resources) -> DeploymentP
     """
     volume, model, voxel_size = _check_inputs(deployment)
     asked = _asked(deployment, volume)
-    kept = _kept_plan(deployment, asked)
+    kept = _kept_plan(deployment, asked, voxel_size)
     plan = _new_plan(deployment, asked, volume, model, voxel_size, resources) if kept is None else kept
     check_budget(plan.prediction, resources.budget)
     return plan
@@ -164,7 +165,16 @@ def _asked(deployment: Deployment, volume: Volume) -> dict[str, Any]:
         "image": deployment.image,
         "masks": [_mask_text(mask) for mask in deployment.masks],
         "box": str(box),
+        "time of the image": _made(volume),
+        "times of the masks": [_made(open_volume(mask.volume)) for mask in deployment.masks],
     }
+
+
+def _made(volume: Volume) -> int:
+    """When a volume was made, in nanoseconds: another one under the same name is another input."""
+    if isinstance(volume.array, zarr.Array):
+        return (Path(volume.name) / volume.array.path / "zarr.json").stat().st_mtime_ns
+    return Path(volume.name.rpartition(":")[0]).stat().st_mtime_ns
 
 
 def _mask_text(mask: MaskParameters) -> str:
@@ -172,7 +182,7 @@ def _mask_text(mask: MaskParameters) -> str:
     return f"{mask.volume}{values}{' (inverted)' if mask.invert else ''}"
 
 
-def _kept_plan(deployment: Deployment, asked: dict[str, Any]) -> DeploymentPlan | None:
+def _kept_plan(deployment: Deployment, asked: dict[str, Any], voxel_size: VoxelSize) -> DeploymentPlan | None:
     """Raises StateError where output or folder belong to something else."""
     file, output = _plan_file(deployment.output), deployment.output
     if not file.is_file():
@@ -182,11 +192,16 @@ def _kept_plan(deployment: Deployment, asked: dict[str, Any]) -> DeploymentPlan 
             raise StateError(f"{file.parent}: exists, and holds no {PLAN_FILE} of a deployment; give another --out")
         return None
     plan = DeploymentPlan.load(file)
-    now: dict[str, Any] = dict(asked)
+    now: dict[str, Any] = {**asked, "voxel size": list(voxel_size)}
     for name, given in (("subvolume", deployment.subvolume), ("overlap", deployment.overlap)):
         if given is not None:
             now[name] = list(given)
-    before = {**plan.asked, "subvolume": list(plan.grid.shape), "overlap": list(plan.grid.overlap)}
+    before = {
+        **plan.asked,
+        "voxel size": list(plan.voxel_size_nm),
+        "subvolume": list(plan.grid.shape),
+        "overlap": list(plan.grid.overlap),
+    }
     different = [f"{name} {before[name]} (now {value})" for name, value in now.items() if before.get(name) != value]
     if different:
         raise StateError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from apps.agglomeration import scoring
+from apps.agglomeration import relabelling, scoring
 from apps.agglomeration.inputs import open_inputs
 from apps.agglomeration.stage import AgglomerationResult, run
 from apps.agglomeration.tables import write_table
 from apps.core.boxes import Box
 from apps.core.errors import DataError, ParameterError, StateError
+from apps.core.files import move_folder
 from apps.core.parts import Part
 from apps.core.progress import silent
 from apps.core.volumes import Volume, content_hash, open_volume, open_volume_to_write, write_volume
@@ -190,6 +192,49 @@ def test_a_kill_just_before_the_end_is_made_good(tmp_path: Path, looks: Looks) -
     (parameters(tmp_path).work_folder / "finished.json").unlink()
     assert do(tmp_path, action="all").complete
     assert open_volume(result.segmentation).read().any()
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_kill_while_the_names_change_is_made_good(
+    tmp_path: Path, looks: Looks, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    """An earlier answer is replaced; killed before or after each of the two renamings, the new one is there at last."""
+    write_inputs(tmp_path)
+    do(tmp_path)
+    rename, left = Path.rename, renames
+
+    def dies(new: Path, target: Path) -> Path:
+        nonlocal left
+        if "agglomerated.zarr" in str(target) and "relabel-" not in str(target):
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+        return rename(new, target)
+
+    def move(new: Path, target: Path) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", dies)
+            move_folder(new, target)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(relabelling, "move_folder", move)
+        with pytest.raises(KeyboardInterrupt):
+            do(tmp_path, min_iou=1.0)
+    result = do(tmp_path, min_iou=1.0)
+    assert (result.complete, result.written) == (True, 0)
+    np.testing.assert_array_equal(open_volume(result.segmentation).read(), labels())
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_work_folder_on_another_file_system_is_an_error_at_once(tmp_path: Path, looks: Looks) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs a second file system, /dev/shm")
+    write_inputs(tmp_path)
+    with tempfile.TemporaryDirectory(dir=other) as work, pytest.raises(ParameterError, match="another file system"):
+        do(tmp_path, work=work)
+    assert looks.count == 0
 
 
 def test_a_cut_undoes_a_merge_and_a_forbidden_pair_prevents_it(tmp_path: Path, looks: Looks) -> None:

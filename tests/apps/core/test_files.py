@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -13,7 +14,13 @@ import pytest
 
 from apps.core import files
 from apps.core.errors import DataError
-from apps.core.files import file_in_the_making, folder_in_the_making, replace_folder, write_atomically
+from apps.core.files import (
+    file_in_the_making,
+    folder_in_the_making,
+    move_folder,
+    replace_folder,
+    write_atomically,
+)
 
 
 def run_python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -174,6 +181,34 @@ def test_replacing_without_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     replace_folder(new, target)
     assert names(target) == ["new"]
     assert names(tmp_path) == ["target"]
+
+
+def test_moving_goes_on_after_a_kill_at_any_renaming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = Path.rename
+    for kill_at in range(3):
+        place = tmp_path / str(kill_at)
+        new, target = place / "new", place / "target"
+        for folder in (new, target):
+            folder.mkdir(parents=True)
+            (folder / folder.name).write_text("")
+        calls = 0
+
+        def dies(one: Path, other: Path, kill_at: int = kill_at) -> Path:
+            nonlocal calls
+            calls += 1
+            if calls > kill_at:
+                raise KeyboardInterrupt
+            return rename(one, other)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", dies)
+            with pytest.raises(KeyboardInterrupt) if kill_at < 2 else contextlib.nullcontext():
+                move_folder(new, target)
+        if new.exists():
+            assert names(new) == ["new"], "the old one is never under the new one's name"
+            move_folder(new, target)
+        assert names(target) == ["new"]
+        assert names(place) == ["target"]
 
 
 def test_the_old_folder_is_there_until_the_new_one_is(tmp_path: Path) -> None:

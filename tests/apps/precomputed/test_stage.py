@@ -104,6 +104,23 @@ def test_parts_and_kills_give_the_same_bytes(
     assert [path.name for path in tmp_path.iterdir()] == ["precomputed"]
 
 
+def test_levels_that_are_made_anew_are_written_anew(volume: str, tmp_path: Path) -> None:
+    copy, output = str(shutil.copytree(volume, tmp_path / "labels.zarr")), tmp_path / "precomputed"
+    make(copy, output)
+    again = {"factors": ((1, 2, 2), (2, 2, 2)), "chunks": (4, 6, 6), "replace": True}
+    add_levels(MultiscaleParameters(volume=copy, kind="labels", **again), silent)  # type: ignore[arg-type]
+    assert make(copy, output).pieces_made > 0
+
+
+def test_a_part_leaves_the_info_that_others_read(volume: str, tmp_path: Path) -> None:
+    output = tmp_path / "precomputed"
+    make(volume, output, part={"index": 0, "of": 2})
+    (info,) = tmp_path.glob(".precomputed-*/result/info")
+    before = info.stat()
+    make(volume, output, part={"index": 1, "of": 2})
+    assert (info.stat().st_ino, info.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
 def test_what_cannot_work_is_refused(volume: str, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(StateError, match="was not made by the stage precomputed"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ from apps.core.boxes import Box
 from apps.core.errors import DataError, ParameterError, StateError, UserError
 from apps.core.stage import load_stage
 from apps.core.subvolumes import SubvolumeGrid
-from apps.core.volumes import write_volume
+from apps.core.volumes import open_volume, write_volume
 from apps.ffn.masks import MaskParameters
 from ensemble.deployment import Deployment, Resources, plan_deployment, sizes
 from ensemble.deployment.coverage import measure_coverage, numbers_in, ranges_of
@@ -235,6 +237,26 @@ def test_a_kept_plan_is_gone_on_with_and_another_request_for_its_output_refused(
     with pytest.raises(StateError, match="inference settings"):
         plan_deployment(replace(automatic, inference={"min_size": 1}), RESOURCES)
     assert plan_deployment(replace(automatic, labels=str(deployment.image)), RESOURCES) == plan
+
+
+def test_another_voxel_size_is_another_deployment(deployment: Deployment, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "image.h5", "w") as file:
+        file["raw"] = np.full(SHAPE, 60, np.uint8)
+    unsaid = replace(deployment, image=f"{tmp_path}/image.h5:raw", trained_voxel_size_nm=None, voxel_size_nm=VOXEL_NM)
+    keep_plan(plan_deployment(unsaid, RESOURCES))
+    assert plan_deployment(unsaid, RESOURCES).voxel_size_nm == VOXEL_NM
+    with pytest.raises(StateError, match=r"voxel size \[10\.0, 10\.0, 10\.0\] \(now \[8\.0, 8\.0, 8\.0\]\)"):
+        plan_deployment(replace(unsaid, voxel_size_nm=(8.0, 8.0, 8.0)), RESOURCES)
+
+
+def test_another_image_under_the_same_name_is_another_deployment(deployment: Deployment) -> None:
+    keep_plan(plan_deployment(deployment, RESOURCES))
+    plan_deployment(deployment, RESOURCES)
+    image = open_volume(deployment.image).read()
+    shutil.rmtree(deployment.image)
+    write_volume(deployment.image, image, VOXEL_NM)
+    with pytest.raises(StateError, match="time of the image"):
+        plan_deployment(deployment, RESOURCES)
 
 
 def test_an_output_or_folder_of_something_else_is_refused(deployment: Deployment) -> None:
