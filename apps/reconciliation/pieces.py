@@ -82,7 +82,7 @@ class Pieces:
         if volume.shape != read_box.shape:
             raise DataError(
                 f"subvolume {number}: {path} has the shape {volume.shape}; expected {read_box.shape}, that of its "
-                f"read box {read_box}"
+                f"read box {read_box}: is the grid (box, shape, overlap, bounds) the one that it was segmented with?"
             )
         self._opened[number] = stamp, volume
         if len(self._opened) > _OPEN:

@@ -54,7 +54,10 @@ def explain(
       ensemble explain 16777217 --segmentation deployed/agglomerated.zarr --json
     """
     from apps.agglomeration.evidence import explain as find
+    from apps.core.errors import DataError
 
+    if not segmentation.is_dir() or segmentation.suffix != ".zarr":
+        raise DataError(f"{segmentation}: is no segmentation; expected the folder NAME.zarr of one")
     found = find(segmentation, object_id, agglomeration, reconciliation)
     if as_json:
         import json

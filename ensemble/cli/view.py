@@ -18,7 +18,7 @@ VIEW_SUFFIX = ".json"
 
 
 @click.command()
-@click.argument("what", metavar="[CAMPAIGN|VIEW.json]", required=False)
+@click.argument("what", metavar="[CAMPAIGN|FOLDER|VIEW.json]", required=False)
 @click.option("--image", metavar="NAME.zarr", help="Grey volume, OME-Zarr or a neuroglancer precomputed folder.")
 @click.option("--segmentation", metavar="NAME.zarr", help="Volume of object ids.")
 @click.option("--labels", metavar="NAME.zarr", help="A second volume of ids, as the ground truth; hidden at first.")
@@ -63,6 +63,7 @@ def view(
     \b
     Examples:
       ensemble view my-campaign                                what its last steps have made
+      ensemble view out                                        the same, by the folder of a pipeline's results
       ensemble view my-campaign --labels truth.zarr            ... with a store of one's own beside
       ensemble view --image image.zarr --segmentation result.zarr --meshes meshes --synapses synapses.parquet
     """
@@ -99,6 +100,11 @@ def _stores(what: str | None, given: dict[str, object], home: Path) -> Stores:
 
     if what is None:
         return _absolute(Stores.from_json(given, "options"))
+    from ensemble.viewing.stores import VIEW_FILE
+
+    folder = Path(what)
+    if folder.is_dir() and (folder / VIEW_FILE).is_file():
+        what = str(folder / VIEW_FILE)
     if what.endswith(VIEW_SUFFIX):
         found = Stores.load(what)
     else:

@@ -23,9 +23,8 @@ from apps.core.volumes import open_volume
 from ensemble.pipeline.definition import Pipeline
 from ensemble.pipeline.engine import Look
 from ensemble.viewing.campaign import Record, choose
-from ensemble.viewing.stores import Stores
+from ensemble.viewing.stores import VIEW_FILE, Stores
 
-VIEW_FILE = "view.json"
 # Stages whose segmentation is shown.
 SEGMENTING = ("reconciliation", "agglomeration")
 COLOURS = "An object has the colour of the true object with which it shares the most, where that holds both ways."

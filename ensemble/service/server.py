@@ -20,7 +20,7 @@ from ensemble.service.state import Home
 from ensemble.settings import inherited_environment
 
 MODULE = "ensemble.service.serve"
-START_PATIENCE_S = 60.0
+START_PATIENCE_S = 120.0
 
 
 def bind(port: int | None) -> socket.socket:
@@ -56,9 +56,11 @@ def start(home: Home, listener: socket.socket) -> ProcessId:
     identity = ProcessId.of(process.pid)
     wait_until(lambda: process.poll() is not None or home.client_file.exists(), START_PATIENCE_S)
     if process.poll() is not None or not answers(home):
+        slow = process.poll() is None
         stop(home, identity)
+        what = f"did not answer within {START_PATIENCE_S:.0f} s; is the machine busy? try again" if slow else "ended"
         raise StateError(
-            f"the Balsam server did not start: {last_log_line(home.log('server'))}; see {home.log('server')}"
+            f"the Balsam server did not start: it {what} ({last_log_line(home.log('server'))}; {home.log('server')})"
         )
     process.returncode = 0  # it is not ours to wait for; without this Python warns of a process that still runs
     return identity

@@ -24,6 +24,8 @@ EXTENT_WITHOUT_LEVELS = 1024
 Point = tuple[float, float, float]
 VOLUMES = ("image", "segmentation", "labels")
 
+VIEW_FILE = "view.json"  # what a pipeline writes beside its report
+
 
 class Stores(Parameters, frozen=True, kw_only=True):
     """The places of what is to be seen, also as a file.  A volume is OME-Zarr or neuroglancer precomputed."""

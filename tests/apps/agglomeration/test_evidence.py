@@ -130,3 +130,10 @@ def test_what_has_no_evidence_is_said(folder: Path, tmp_path: Path) -> None:
         explain(folder / "labels.zarr", 1)
     with pytest.raises(StateError, match="is no folder of an agglomeration"):
         explain(folder / "final.zarr", 1, agglomeration=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nothing.zarr", "."])
+def test_what_is_no_segmentation_is_said(folder: Path, name: str) -> None:
+    line = ["explain", "1", "--segmentation", str(folder / name)]
+    with pytest.raises(DataError, match="is no segmentation; expected the folder NAME.zarr"):
+        ensemble.main(args=line, standalone_mode=False)

@@ -63,4 +63,6 @@ def test_saved_view_can_be_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     again = ["--image", str(tmp_path / "other.zarr"), "--save", str(tmp_path / "again.json")]
     assert run_view(str(tmp_path / "view.json"), *again) == 0
     saved = Stores.load(tmp_path / "again.json")
+    assert run_view(str(tmp_path), *again) == 0  # the folder of a pipeline's results, which holds it
+    assert Stores.load(tmp_path / "again.json") == saved
     assert saved.image == str(tmp_path / "other.zarr") and saved.meshes == str(tmp_path / "meshes")
