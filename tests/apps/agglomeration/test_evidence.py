@@ -135,5 +135,5 @@ def test_what_has_no_evidence_is_said(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["nothing.zarr", "."])
 def test_what_is_no_segmentation_is_said(folder: Path, name: str) -> None:
     line = ["explain", "1", "--segmentation", str(folder / name)]
-    with pytest.raises(DataError, match="is no segmentation; expected the folder NAME.zarr"):
+    with pytest.raises(DataError, match=r"is no segmentation; expected the folder NAME\.zarr"):
         ensemble.main(args=line, standalone_mode=False)

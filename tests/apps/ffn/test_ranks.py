@@ -60,10 +60,16 @@ def test_a_horovod_that_does_not_load_is_named(monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / "horovod" / "tensorflow.py").write_text("raise OSError('libmpi.so.12: cannot open\\nand more')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("apps.ffn.backend.start_tensorflow", lambda threads: None)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "horovod"]:
+    for name in horovod_modules():
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ParameterError, match=r"Horovod does not start \(libmpi\.so\.12: cannot open\); build it anew"):
         HorovodRanks(Launch(0, 2, "mpiexec"), threads=1)
+    for name in horovod_modules():  # the broken one is not for the tests after this
+        del sys.modules[name]
+
+
+def horovod_modules() -> list[str]:
+    return [name for name in sys.modules if name.partition(".")[0] == "horovod"]
 
 
 def test_only_horovods_word_of_a_lost_rank_is_translated() -> None:

@@ -15,6 +15,7 @@ import pytest
 from apps.core.volumes import write_volume
 from ensemble.cli.main import main
 from ensemble.viewing import Stores
+from tests.ensemble.test_end_to_end import heed_interrupts
 from tests.ensemble.viewing.samples import write_stores
 
 
@@ -39,14 +40,14 @@ def test_view_is_served_until_it_is_interrupted(tmp_path: Path) -> None:
     stores = write_stores(tmp_path)
     command = [sys.executable, "-m", "ensemble.cli.main", "view", "--image", "image.zarr", "--offset", "1,2,3"]
     command += ["--segmentation", "objects.zarr", "--save", "view.json", "--state", "state.json"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
     try:
         assert process.stdout is not None
         url = next(line.strip() for line in process.stdout if line.startswith("http://127.0.0.1:"))
         with urllib.request.urlopen(url) as response:
             assert response.status == 200 and b"neuroglancer" in response.read()
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.communicate()
