@@ -153,6 +153,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the network in each (default: 1)")
     parser.add_argument("--mode", choices=["faithful", "fast"], default="fast", help="of flood filling (default: fast)")
     parser.add_argument("--consensus", action="store_true", help="also reverse the seeds, and take the split consensus")
+    parser.add_argument(
+        "--no-seams", action="store_true", help="leave out what is cut at the seams: as long as all the rest together"
+    )
     parser.add_argument("--checkpoint", metavar="PATH", help="another network than the published one")
 
 
@@ -225,6 +228,8 @@ def reconstruct(case: Case, runner: Runner) -> Steps:
     segmentations["reconciled"] = reconcile(case, runner, pieces, "reconciled")
     agglomerations = {"agglomerated": agglomerate(case, runner, segmentations["reconciled"], "agglomerated")}
     segmentations["agglomerated"] = case.folder / "agglomerated.zarr"
+    if case.options.no_seams:
+        return Steps(segmentations, inference, agglomerations)
     segmentations["cut at the seams"] = reconcile(case, runner, pieces, "cut", links=False)
     agglomerations["agglomerated, cut"] = agglomerate(case, runner, segmentations["cut at the seams"], "rejoined")
     segmentations["agglomerated, cut"] = case.folder / "rejoined.zarr"
@@ -275,6 +280,8 @@ def figures(case: Case, runner: Runner, steps: Steps) -> list[Figure]:
     befores = {"agglomerated": "reconciled", "agglomerated, cut": "cut at the seams"}
     scores = {name: scores_of(truth, labels) for name, labels in {**volumes, "published": published}.items()}
     for name, before in befores.items():
+        if name not in steps.agglomerations:
+            continue
         for where, after in scores[name].items():
             change = after.vi - scores[before][where].vi
             found.append(Figure(f"{name}: change of VI, {where}", change, "bit", 0.0))
