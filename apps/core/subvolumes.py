@@ -141,11 +141,6 @@ class SubvolumeGrid(Parameters, frozen=True, kw_only=True):
         return (read_first, read_last), (first, last)
 
 
-def plan_subvolumes(box: Box, shape: Triple, overlap: Triple, bounds: Box | None = None) -> tuple[Subvolume, ...]:
-    """All subvolumes of a grid; the parameters, and the errors they raise, are SubvolumeGrid's."""
-    return tuple(SubvolumeGrid(box=box, shape=shape, overlap=overlap, bounds=bounds))
-
-
 def piece_path(folder: str | Path, number: int) -> Path:
     """Where the segmentation of a subvolume is, in the folder of them all; no folder holds more than a thousand."""
     return Path(folder) / f"{number // 1_000_000:03d}" / f"{number // 1000 % 1000:03d}" / f"{number:09d}.zarr"

@@ -10,25 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apps.core.errors import DataError
-
 LOCAL_BITS = 24
+# What is larger has no id: whoever reads a piece or plans a grid refuses it.
 MAX_LOCAL = (1 << LOCAL_BITS) - 1
 MAX_SUBVOLUMES = 1 << (53 - LOCAL_BITS)
 
 
-def supervoxel_ids(subvolume: int, local: NDArray[Any]) -> NDArray[np.uint64]:
-    """The ids of `local` ids (integers from 0 on, any shape) of a subvolume; 0, no object, stays 0.
-
-    Raises DataError where an id or the subvolume's number is out of range.
-    """
-    if not 0 <= subvolume < MAX_SUBVOLUMES:
-        raise DataError(f"subvolume {subvolume}: its number overflows; expected 0 to {MAX_SUBVOLUMES - 1}")
-    if local.size and (int(local.min()) < 0 or int(local.max()) > MAX_LOCAL):
-        wrong = int(local.min()) if int(local.min()) < 0 else int(local.max())
-        raise DataError(f"subvolume {subvolume}: its label id {wrong} overflows; expected 0 to {MAX_LOCAL}")
-    ids = local.astype(np.uint64)
-    ids[local != 0] |= np.uint64(subvolume << LOCAL_BITS)
+def supervoxel_ids(subvolumes: NDArray[np.int64] | int, local: NDArray[Any]) -> NDArray[np.uint64]:
+    """The ids of objects: of their subvolumes' numbers (under MAX_SUBVOLUMES) and their ids there (1 to MAX_LOCAL)."""
+    high = np.asarray(subvolumes).astype(np.uint64) << np.uint64(LOCAL_BITS)
+    ids: NDArray[np.uint64] = high | local.astype(np.uint64)
     return ids
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from apps.core.supervoxels import LOCAL_BITS
+from apps.core.supervoxels import supervoxel_ids
 from apps.reconciliation.comparing import join_pairs
 from apps.reconciliation.observations import Faces, Observations, Pairs, Unit
 
@@ -42,8 +42,7 @@ class Batch:
         return self._ids(self.owner, self.pairs.a), self._ids(self.faces.neighbour, self.pairs.b)
 
     def _ids(self, subvolume: NDArray[np.int64], local: NDArray[np.uint32]) -> SupervoxelIds:
-        high = subvolume.astype(np.uint64) << np.uint64(LOCAL_BITS)
-        return np.repeat(high, self.faces.pairs) | local
+        return supervoxel_ids(np.repeat(subvolume, self.faces.pairs), local)
 
 
 def read_batches(observations: Observations, pairs: int = BATCH_PAIRS) -> Iterator[Batch]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.core.errors import DataError
-from apps.core.supervoxels import LOCAL_BITS, split_ids
+from apps.core.supervoxels import split_ids, supervoxel_ids
 
 Nodes = NDArray[np.int64]
 
@@ -79,7 +79,7 @@ class NodeTable:
         if len(sparse):
             table = np.memmap(self.local_file, np.uint32, "r")
             local[sparse] = table[nodes[sparse]]
-        return (subvolumes.astype(np.uint64) << np.uint64(LOCAL_BITS)) | local.astype(np.uint64)
+        return supervoxel_ids(subvolumes, local)
 
 
 def _unknown(subvolume: int) -> DataError:

@@ -9,7 +9,7 @@ import pytest
 
 from apps.core.boxes import Box, Triple
 from apps.core.errors import ParameterError
-from apps.core.subvolumes import Subvolume, SubvolumeGrid, piece_path, plan_subvolumes
+from apps.core.subvolumes import Subvolume, SubvolumeGrid, piece_path
 
 CASES: list[tuple[Triple, Triple, Triple, Triple]] = [
     ((0, 0, 0), (64, 64, 64), (64, 64, 64), (16, 16, 16)),
@@ -25,7 +25,7 @@ def test_write_boxes_tile_the_box_and_read_boxes_stay_in_it(
 ) -> None:
     box = Box.of(offset, extent)
     owners = np.zeros(extent, int)
-    plan = plan_subvolumes(box, shape, overlap)
+    plan = list(SubvolumeGrid(box=box, shape=shape, overlap=overlap))
     for subvolume in plan:
         owners[subvolume.write_box.slices(offset)] += 1
         assert box.contains(subvolume.read_box)
@@ -38,20 +38,20 @@ def test_write_boxes_tile_the_box_and_read_boxes_stay_in_it(
 
 
 def test_neighbours_share_the_overlap() -> None:
-    first, second = plan_subvolumes(Box.of((0, 0, 0), (8, 8, 16)), (8, 8, 8), (0, 0, 5))
+    first, second = SubvolumeGrid(box=Box.of((0, 0, 0), (8, 8, 16)), shape=(8, 8, 8), overlap=(0, 0, 5))
     assert first.read_box.intersection(second.read_box).shape == (8, 8, 5)
     assert (first.write_box, second.write_box) == (Box.of((0, 0, 0), (8, 8, 8)), Box.of((0, 0, 8), (8, 8, 8)))
 
 
 def test_a_short_rest_reads_a_whole_subvolume() -> None:
-    _, rest = plan_subvolumes(Box.of((0, 0, 0), (8, 8, 9)), (8, 8, 8), (0, 0, 2))
+    _, rest = SubvolumeGrid(box=Box.of((0, 0, 0), (8, 8, 9)), shape=(8, 8, 8), overlap=(0, 0, 2))
     assert rest.write_box == Box.of((0, 0, 8), (8, 8, 1))
     assert rest.read_box == Box.of((0, 0, 1), (8, 8, 8))
 
 
 def test_write_boxes_cover_whole_chunks_where_the_shape_does() -> None:
     box = Box.of((10, 20, 30), (150, 200, 129))
-    for subvolume in plan_subvolumes(box, (64, 128, 64), (16, 16, 16)):
+    for subvolume in SubvolumeGrid(box=box, shape=(64, 128, 64), overlap=(16, 16, 16)):
         start = [a - b for a, b in zip(subvolume.write_box.offset, box.offset, strict=True)]
         assert all(value % 64 == 0 for value in start)
 
@@ -67,7 +67,7 @@ def test_write_boxes_cover_whole_chunks_where_the_shape_does() -> None:
 )
 def test_what_cannot_work_is_named(box: Box, shape: Triple, overlap: Triple, words: str) -> None:
     with pytest.raises(ParameterError, match=words):
-        plan_subvolumes(box, shape, overlap)
+        SubvolumeGrid(box=box, shape=shape, overlap=overlap)
 
 
 def test_a_write_box_lies_in_its_read_box() -> None:
