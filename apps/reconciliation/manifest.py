@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pyarrow.parquet as pq
 
 from apps.core.boxes import Box
 from apps.core.errors import DataError, StateError
-from apps.core.files import file_in_the_making
+from apps.core.files import file_in_the_making, move_folder
 from apps.core.progress import Reporter
 from apps.core.volumes import open_volume
 from apps.reconciliation.making import BoxRecord, Making, sha256
@@ -48,7 +47,7 @@ def finish(making: Making, report: Reporter) -> None:
                 rows = []
             report(number, count, "counting boxes")
     # In this order: as long as the volume has not got its name, it is in the making, and this is done again.
-    _put_in_place(making.path, making.output)
+    move_folder(making.path, making.output)
     making.clear()
 
 
@@ -83,20 +82,6 @@ def verify(output: Path, manifest: Path, report: Reporter) -> int:
     if voxels != volume.box.size:
         raise DataError(f"{manifest}: its boxes have {voxels} voxels; expected those of {output}, {volume.box.size}")
     return count
-
-
-def _put_in_place(new: Path, target: Path) -> None:
-    """Give a volume its name, in place of an old one.
-
-    The two are not exchanged in one step: after a kill just then the old one would be taken for the one in the making.
-    """
-    old = target.with_name(f".{target.name}.old")
-    if old.exists():
-        shutil.rmtree(old)
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _row(box: Box, record: BoxRecord) -> dict[str, Any]:

@@ -223,7 +223,7 @@ def test_a_kill_while_finishing_is_made_good(tmp_path: Path, monkeypatch: pytest
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("apps.reconciliation.manifest._put_in_place", killed)
+    monkeypatch.setattr("apps.reconciliation.manifest.move_folder", killed)
     with pytest.raises(KeyboardInterrupt):
         do(parameters)
     monkeypatch.undo()
