@@ -56,13 +56,16 @@ def install(folder: Path, extras: set[str]) -> None:
     if fresh:
         venv.EnvBuilder(clear=True, with_pip=True, symlinks=True).create(folder)
     extras = extras | present
-    command = [str(python), "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
+    # pip compiles on one core; all of them do it below.
+    command = [str(python), "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--no-compile"]
     if not sys.stdout.isatty():
         command += ["--quiet"]
     command += ["--use-pep517", "--constraint", "constraints.txt", "--editable", f".[{','.join(sorted(extras))}]"]
     # pip builds this project and the few source distributions in environments of its own; the variable pins those too.
     subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"PIP_CONSTRAINT": "constraints.txt"})
     subprocess.run([str(python), "-m", "pip", "check", "--disable-pip-version-check"], check=True)
+    # Some packages bring files for other Pythons, which fail; what is not compiled here is when it is imported.
+    subprocess.run([str(python), "-m", "compileall", "-qq", "-j", "0", str(folder / "lib")], check=False)
     partial = folder / f"{STAMP_FILE}.partial"
     partial.write_text(json.dumps({"pins": wanted, "extras": sorted(extras)}))
     partial.replace(folder / STAMP_FILE)
