@@ -12,7 +12,7 @@ import click
 from ensemble.cli.options import Numbers, home_option
 
 if TYPE_CHECKING:
-    from ensemble.viewing import OpenStores, Stores
+    from ensemble.viewing import OpenStores, Stores, ViewServer
 
 VIEW_SUFFIX = ".json"
 
@@ -68,7 +68,7 @@ def view(
       ensemble view --image image.zarr --segmentation result.zarr --meshes meshes --synapses synapses.parquet
     """
     from apps.core.files import write_atomically
-    from ensemble.viewing import ViewServer, open_stores
+    from ensemble.viewing import ViewServer, disagreements, open_stores
 
     given = {
         "image": image,
@@ -79,39 +79,88 @@ def view(
         "synapses": synapses,
         "offset": offset,
     }
-    stores = _stores(what, {name: value for name, value in given.items() if value is not None}, home)
+    stores, remarks = _stores(what, {name: value for name, value in given.items() if value is not None}, home)
+    for name, value in stores.to_dict().items():
+        if isinstance(value, str):
+            click.echo(f"{name + ':':<14}{value}")
     opened = open_stores(stores)
+    for remark in (*remarks, *disagreements(opened)):
+        click.echo(f"note: {remark}", err=True)
     with ViewServer(opened, what or Path(str(stores.segmentation or stores.image or stores.labels)).stem, port) as view:
         if save is not None:
             stores.save(save)
         if state_file is not None:
             # The addresses hold the token: the file is for nobody else.
             write_atomically(state_file, json.dumps(view.state(), indent=1).encode(), mode=0o600)
-        _say(stores, opened, view.url, view.port)
+        _say(opened, view)
         if open_it:
             click.launch(view.url)
         with contextlib.suppress(KeyboardInterrupt):  # the way to end it, and no failure
             view.wait()
 
 
-def _stores(what: str | None, given: dict[str, object], home: Path) -> Stores:
-    """What was found under the name, with what was given in the place of it."""
+def _stores(what: str | None, given: dict[str, object], home: Path) -> tuple[Stores, tuple[str, ...]]:
+    """What was found under the name, with what was given in the place of it; and what is to be said of that."""
     from ensemble.viewing import Stores
+    from ensemble.viewing.stores import REPORT_FILE, VIEW_FILE
 
     if what is None:
-        return _absolute(Stores.from_json(given, "options"))
-    from ensemble.viewing.stores import VIEW_FILE
-
-    folder = Path(what)
+        return _absolute(Stores.from_json(given, "options")), ()
+    folder, remarks = Path(what), tuple[str, ...]()
     if folder.is_dir() and (folder / VIEW_FILE).is_file():
         what = str(folder / VIEW_FILE)
     if what.endswith(VIEW_SUFFIX):
-        found = Stores.load(what)
+        saved = Stores.load(what).to_dict()
+        beside = Path(what).with_name(REPORT_FILE)
+        if saved["report"] is None and beside.is_file():  # of a pipeline before views named it
+            saved["report"] = str(beside)
+        found, remarks = _fitting(saved, given)
     else:
         from ensemble.viewing.campaign import stores_of_campaign
 
-        found = stores_of_campaign(home, what, frozenset(given))
-    return _absolute(Stores.from_json({**found.to_dict(), **given}, "options"))
+        what = _campaign_name(home, what)
+        named = {name: str(Path(v).absolute()) if isinstance(v, str) else v for name, v in given.items()}
+        choice = stores_of_campaign(home, what, named)
+        found, remarks = choice.stores, choice.remarks
+    return _absolute(Stores.from_json({**found, **given}, "options")), remarks
+
+
+def _fitting(saved: dict[str, object], given: dict[str, object]) -> tuple[dict[str, object], tuple[str, ...]]:
+    """A saved view without what is of a segmentation that another one takes the place of."""
+    from ensemble.viewing.agreement import made_of
+    from ensemble.viewing.lineage import same
+
+    segmentation = given.get("segmentation")
+    if segmentation is None or same(segmentation, saved.get("segmentation")):
+        return saved, ()
+    dropped = [
+        name
+        for name in ("meshes", "skeletons")
+        if name not in given and (folder := saved.get(name)) and not same(made_of(Path(str(folder))), segmentation)
+    ]
+    of_other = "of the saved view are not shown: they are of its own segmentation"
+    kept = {name: value for name, value in saved.items() if name not in dropped}
+    return kept, ((f"{' and '.join(dropped)} {of_other}",) if dropped else ())
+
+
+def _campaign_name(home: Path, what: str) -> str:
+    """The campaign that is meant by a name or a folder.  Raises StateError for a place that is no campaign's."""
+    from apps.core.errors import StateError
+    from ensemble.campaigns import PLAN_FILE, CampaignPlan, list_campaigns
+
+    place = Path(what)
+    if (place / PLAN_FILE).is_file():
+        return CampaignPlan.load(place / PLAN_FILE).name
+    if what in list_campaigns(home) or not ("/" in what or place.exists()):
+        return what
+    if not place.exists():
+        raise StateError(f"{what}: no such folder; give a pipeline's folder, a campaign's name, or a VIEW.json")
+    if (place / "zarr.json").is_file() or (place / "info").is_file() or place.is_file():
+        raise StateError(f"{what}: is a store; say what it is, for example: ensemble view --image {what}")
+    raise StateError(
+        f"{what}: holds no results to look at; expected the folder of a pipeline (--out of `ensemble run`), a "
+        "campaign's name, or a VIEW.json"
+    )
 
 
 def _absolute(stores: Stores) -> Stores:
@@ -120,17 +169,18 @@ def _absolute(stores: Stores) -> Stores:
     return type(stores).from_json({k: str(Path(v).absolute()) if isinstance(v, str) else v for k, v in values.items()})
 
 
-def _say(stores: Stores, opened: OpenStores, url: str, port: int) -> None:
+def _say(opened: OpenStores, view: ViewServer) -> None:
     import platform
 
-    for name, value in stores.to_dict().items():
-        if isinstance(value, str):
-            click.echo(f"{name + ':':<14}{value}")
     for name, volume in opened.volumes.items():
         if volume.slow:
             click.echo(
                 f"{name} has no coarser levels, so zooming out loads very much: make them with the stage `multiscale` "
                 "(docs/multiscale.md)"
             )
-    click.echo(url)
-    click.echo(f"Ctrl-C ends it.  To look from another machine: ssh -L {port}:127.0.0.1:{port} {platform.node()}")
+    if view.report_url is not None:
+        click.echo(f"how it was made: {view.report_url}")
+    click.echo(view.url)
+    click.echo(
+        f"Ctrl-C ends it.  To look from another machine: ssh -L {view.port}:127.0.0.1:{view.port} {platform.node()}"
+    )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from apps.core.boxes import Box
 from apps.core.errors import DataError
 from ensemble.viewing.stores import MESHES, OpenStores, ShownVolume
 
@@ -64,35 +65,40 @@ def largest(voxels: NDArray[Any], stores: OpenStores) -> tuple[int, ...]:
 
 
 def sample(volume: ShownVolume) -> NDArray[Any]:
-    """The middle SAMPLE^3 voxels of the coarsest level."""
-    return _sample_zarr(volume) if volume.format == "zarr3" else _sample_precomputed(volume)
+    """The middle SAMPLE^3 voxels of the coarsest level, zyx."""
+    return _read_zarr(volume, -1, None) if volume.format == "zarr3" else _read_precomputed(volume, -1, None)
 
 
-def _sample_zarr(volume: ShownVolume) -> NDArray[Any]:
+def read_box(volume: ShownVolume, box: Box) -> NDArray[Any]:
+    """A box of level 0, zyx, in voxels from the volume's first one.  Raises DataError where it cannot be read."""
+    return _read_zarr(volume, 0, box) if volume.format == "zarr3" else _read_precomputed(volume, 0, box)
+
+
+def _read_zarr(volume: ShownVolume, level: int, box: Box | None) -> NDArray[Any]:
+    """A box of a level, its middle where none is given."""
     import zarr
 
     group = zarr.open_group(volume.path, mode="r")
     attributes: Any = group.attrs["ome"]
-    array: Any = group[attributes["multiscales"][0]["datasets"][-1]["path"]]
+    array: Any = group[attributes["multiscales"][0]["datasets"][level]["path"]]
     try:
-        return np.asarray(array[_middle(array.shape)])
+        return np.asarray(array[_middle(array.shape) if box is None else box.slices()])
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(f"{volume.path}: cannot be read ({error}); the store is damaged or gone") from error
 
 
-def _sample_precomputed(volume: ShownVolume) -> NDArray[Any]:
+def _read_precomputed(volume: ShownVolume, level: int, box: Box | None) -> NDArray[Any]:
+    """As `_read_zarr`; cloud-volume counts from its origin, x, y, z."""
     from cloudvolume import CloudVolume
 
     source = CloudVolume(
-        f"file://{volume.path}", mip=volume.levels - 1, fill_missing=True, bounded=False, progress=False
+        f"file://{volume.path}", mip=level % volume.levels, fill_missing=True, bounded=False, progress=False
     )
     low = [int(n) for n in source.bounds.minpt]
-    cut = tuple(
-        slice(part.start + first, part.stop + first)
-        for part, first in zip(_middle(tuple(int(n) for n in source.bounds.size3())), low, strict=True)
-    )
+    part = _middle(tuple(int(n) for n in source.bounds.size3())) if box is None else box.slices()[::-1]
+    cut = tuple(slice(axis.start + first, axis.stop + first) for axis, first in zip(part, low, strict=True))
     try:
-        return np.asarray(source[cut])[..., 0]
+        return np.asarray(source[cut])[..., 0].T
     except Exception as error:  # cloud-volume raises whatever its codecs do
         raise DataError(f"{volume.path}: cannot be read ({error}); the store is damaged or gone") from error
 

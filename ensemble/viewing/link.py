@@ -62,6 +62,7 @@ def _layers(stores: OpenStores, glance: Glance, address: str) -> list[State]:
         layers.append(layer)
     if stores.segmentation is not None:
         layers.append(_segmentation(stores, glance, address))
+        layers += [_in_space(name, stores, address) for name in ("meshes", "skeletons") if getattr(stores, name)]
     if stores.labels is not None:
         source = _volume("labels", stores, address)
         layers.append({"type": "segmentation", "name": "labels", "source": source, "visible": False})
@@ -71,19 +72,28 @@ def _layers(stores: OpenStores, glance: Glance, address: str) -> list[State]:
 
 
 def _segmentation(stores: OpenStores, glance: Glance, address: str) -> State:
-    assert stores.segmentation is not None
-    sources = [_volume("segmentation", stores, address)]
-    moved = [o * s for o, s in zip(stores.offset, stores.segmentation.voxel_size_nm, strict=True)]
-    for name in ("meshes", "skeletons"):
-        if getattr(stores, name) is not None:
-            sources.append(_source(f"precomputed://{address}/{name}", MESH_UNIT, (moved[0], moved[1], moved[2])))
+    volume = _volume("segmentation", stores, address)
+    listed = f"precomputed://{address}/meshes/{stores.properties}"  # its panel then has the list of all objects
     return {
         "type": "segmentation",
         "name": "segmentation",
-        "source": sources,
+        "source": volume if stores.properties is None else [volume, listed],
         "segments": [str(number) for number in glance.segments],
         "selectedAlpha": 0.45,
         "notSelectedAlpha": 0.2,
+    }
+
+
+def _in_space(name: str, stores: OpenStores, address: str) -> State:
+    """Meshes or skeletons: layers of their own, to be shown and hidden alone, of the objects selected in the
+    segmentation and in their colours."""
+    assert stores.segmentation is not None
+    z, y, x = (o * s for o, s in zip(stores.offset, stores.segmentation.voxel_size_nm, strict=True))
+    return {
+        "type": "segmentation",
+        "name": name,
+        "source": _source(f"precomputed://{address}/{name}", MESH_UNIT, (z, y, x)),
+        "linkedSegmentationGroup": "segmentation",
     }
 
 

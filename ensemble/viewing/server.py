@@ -3,7 +3,8 @@
 Every address begins with `/v/TOKEN/`; without the token there is nothing, and only requests that name this machine as
 the host are answered, so that no page of another site can ask through the user's browser.  What is served: the client's
 files (they come with the neuroglancer package; nothing is fetched from the network), `state.json`, `open` (which leads
-to the client with that state), and `data/NAME/...`: the files of the stores, with byte ranges.
+to the client with that state), `report` (the page on how it was made, where there is one), and `data/NAME/...`: the
+files of the stores, with byte ranges.
 """
 
 from __future__ import annotations
@@ -76,6 +77,11 @@ class ViewServer:
         """The link that opens the viewer."""
         return f"{self._address(f'{LOOPBACK}:{self.port}')}/open"
 
+    @property
+    def report_url(self) -> str | None:
+        """The link to the report; None where there is none."""
+        return f"{self._address(f'{LOOPBACK}:{self.port}')}/report" if self.stores.report else None
+
     def state(self, host: str | None = None) -> State:
         """The viewer's state, with addresses as `host` (NAME:PORT) reaches them; by default as this machine does."""
         address = self._address(host or f"{LOOPBACK}:{self.port}")
@@ -142,7 +148,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._keep_open()
             return
         folder, _, below = rest.partition("/")
-        answer: Callable[[], None] | None = {"open": self._open, "state.json": self._state}.get(rest)
+        answer: Callable[[], None] | None = {"open": self._open, "state.json": self._state, "report": self._report}.get(
+            rest
+        )
         if answer is not None:
             answer()
         elif folder == "data":
@@ -159,6 +167,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _state(self) -> None:
         self._send(json.dumps(self.view.state(self.headers["Host"])).encode(), TYPES[".json"])
+
+    def _report(self) -> None:
+        if self.view.stores.report is None:
+            self._refuse(HTTPStatus.NOT_FOUND)
+            return
+        self._file(self.view.stores.report, TYPES[".html"])
 
     def _client(self, name: str) -> None:
         file = client_folder() / name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -24,7 +25,8 @@ EXTENT_WITHOUT_LEVELS = 1024
 Point = tuple[float, float, float]
 VOLUMES = ("image", "segmentation", "labels")
 
-VIEW_FILE = "view.json"  # what a pipeline writes beside its report
+# What a pipeline writes into its folder.
+VIEW_FILE, REPORT_FILE = "view.json", "report.html"
 
 
 class Stores(Parameters, frozen=True, kw_only=True):
@@ -39,6 +41,7 @@ class Stores(Parameters, frozen=True, kw_only=True):
     offset: Annotated[
         Triple, Meta(description="first voxel of segmentation, meshes and skeletons in the image, zyx")
     ] = (0, 0, 0)
+    report: Annotated[str | None, Meta(description="the page on how all of it was made, HTML")] = None
 
     def check(self) -> None:
         if self.image is None and self.segmentation is None and self.labels is None:
@@ -77,7 +80,7 @@ class ShownVolume:
 
 @dataclass(frozen=True)
 class OpenStores:
-    """Stores that have been looked at.  `offset`: see Stores; voxels of the segmentation, zyx."""
+    """Stores that have been looked at.  `offset`: see Stores; voxels of the segmentation, zyx.  `report`: a page."""
 
     image: ShownVolume | None = None
     segmentation: ShownVolume | None = None
@@ -86,6 +89,7 @@ class OpenStores:
     skeletons: Path | None = None
     synapses: Synapses | None = None
     offset: Triple = (0, 0, 0)
+    report: Path | None = None
 
     @property
     def volumes(self) -> dict[str, ShownVolume]:
@@ -97,6 +101,14 @@ class OpenStores:
         """The volume whose voxels are the unit of positions."""
         return next(iter(self.volumes.values()))
 
+    @cached_property
+    def properties(self) -> str | None:
+        """Folder, below `meshes`, of the list of all objects and what is known of each; None where there is none."""
+        if self.meshes is None:
+            return None
+        name = _read_info(self.meshes, "a folder of neuroglancer meshes").get("segment_properties")
+        return name if isinstance(name, str) and (self.meshes / name / "info").is_file() else None
+
     @property
     def folders(self) -> dict[str, Path]:
         """Name under which it is served -> folder."""
@@ -105,21 +117,23 @@ class OpenStores:
 
 
 def open_stores(stores: Stores) -> OpenStores:
-    """Look at every store.
+    """Look at every store; a report that has gone is left out.
 
     Raises DataError, which names the store, where one is missing, is not what it should be, or cannot be viewed.
     """
-    volumes = {name: _open_volume(place, name) for name in VOLUMES if (place := getattr(stores, name)) is not None}
+    volumes = {name: open_shown(place, name) for name in VOLUMES if (place := getattr(stores, name)) is not None}
     return OpenStores(
         **volumes,
         meshes=_precomputed_folder(stores.meshes, "meshes", MESHES) if stores.meshes else None,
         skeletons=_precomputed_folder(stores.skeletons, "skeletons", SKELETONS) if stores.skeletons else None,
         synapses=load_synapses(Path(stores.synapses)) if stores.synapses else None,
         offset=stores.offset,
+        report=Path(stores.report).absolute() if stores.report and Path(stores.report).is_file() else None,
     )
 
 
-def _open_volume(name: str, layer: str) -> ShownVolume:
+def open_shown(name: str, layer: str) -> ShownVolume:
+    """Look at a volume that is to be a layer.  Raises DataError where it is missing, or cannot be shown as that."""
     path = Path(name)
     volume = _open_precomputed(path) if (path / "info").is_file() else _open_zarr(name)
     if layer != "image" and volume.dtype.kind not in "ui":

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -57,7 +58,9 @@ class Visit:
 
 @pytest.fixture(scope="module")
 def visit(context: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
-    stores = write_stores(tmp_path_factory.mktemp("stores"))
+    folder = tmp_path_factory.mktemp("stores")
+    (folder / "report.html").write_text("<h1>How it was made</h1>")
+    stores = msgspec.structs.replace(write_stores(folder), report=str(folder / "report.html"))
     with ViewServer(open_stores(stores), "demo") as server:
         yield Visit(context, server)
 
@@ -100,6 +103,38 @@ def test_meshes_and_synapses_are_drawn_in_space(visit: Visit) -> None:
     coloured = (saturation(panel) > 60) & ~yellow
     assert coloured.sum() > 2000
     assert len(np.unique(panel[coloured] // 32, axis=0)) >= 2
+
+
+def click_layer(visit: Visit, name: str) -> NDArray[np.int64]:
+    """Click on a layer's name; returns what is then seen in the panels, the mouse being elsewhere."""
+    visit.page.locator(".neuroglancer-layer-item", has_text=name).first.click()
+    visit.page.mouse.move(WIDTH - 200, BAR // 4)  # above the panels
+    visit.page.wait_for_function(READY, timeout=60_000)
+    visit.page.wait_for_timeout(300)
+    return visit.pixels()[BAR + 4 :]
+
+
+@pytest.mark.parametrize("name", ["image", "segmentation", "meshes", "skeletons", "synapses", "labels"])
+def test_every_layer_can_be_shown_and_hidden_by_a_click_on_its_name(visit: Visit, name: str) -> None:
+    if name == "skeletons":
+        click_layer(visit, "meshes")  # inside of which they are
+    shown = f"viewer.layerManager.getLayerByName('{name}').visible"
+    was = visit.page.evaluate(shown)
+    seen = [click_layer(visit, name) for _ in range(3)]
+    assert visit.page.evaluate(shown) is not was
+    changed, same = (np.abs(other - seen[0]).max(axis=-1) > 20 for other in seen[1:])
+    assert changed.sum() > 20 > same.sum()
+    click_layer(visit, name)
+    if name == "skeletons":
+        click_layer(visit, "meshes")
+    assert visit.page.evaluate(shown) is was and visit.faults == []
+
+
+def test_the_report_is_a_click_away(visit: Visit, context: Any) -> None:
+    assert visit.server.report_url is not None
+    page = context.new_page()
+    assert page.goto(visit.server.report_url).status == 200 and page.inner_text("h1") == "How it was made"
+    page.close()
 
 
 def test_object_is_let_go_by_a_double_click_and_others_stay(visit: Visit) -> None:

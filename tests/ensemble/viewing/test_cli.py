@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from apps.core.volumes import write_volume
+from ensemble.campaigns import CampaignPlan, create_campaign
 from ensemble.cli.main import main
 from ensemble.viewing import Stores
 from tests.ensemble.test_end_to_end import heed_interrupts
-from tests.ensemble.viewing.samples import write_stores
+from tests.ensemble.viewing.samples import SHAPE, VOXEL, write_stores
 
 
 def run_view(*arguments: str) -> int:
@@ -67,3 +68,43 @@ def test_saved_view_can_be_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert run_view(str(tmp_path), *again) == 0  # the folder of a pipeline's results, which holds it
     assert Stores.load(tmp_path / "again.json") == saved
     assert saved.image == str(tmp_path / "other.zarr") and saved.meshes == str(tmp_path / "meshes")
+
+
+def test_a_folder_without_results_is_named_and_what_is_expected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = ("--home", str(tmp_path / "home"))
+    write_volume(tmp_path / "ids.zarr", np.ones((4, 4, 4), np.uint8), (8.0, 8.0, 8.0))
+    for name, message in (
+        ("none/there", "no such folder; give a pipeline's folder, a campaign's name, or a VIEW.json"),
+        ("", "holds no results to look at; expected the folder of a pipeline"),
+        ("ids.zarr", f"is a store; say what it is, for example: ensemble view --image {tmp_path / 'ids.zarr'}"),
+    ):
+        assert run_view(str(tmp_path / name), *home) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_campaign_is_found_by_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    create_campaign(tmp_path / "home", CampaignPlan(name="demo"), tmp_path / "out")
+    assert run_view(str(tmp_path / "out"), "--home", str(tmp_path / "home")) == 2
+    assert "campaign demo: none of its jobs has made a volume" in capsys.readouterr().err
+
+
+def test_another_segmentation_takes_its_meshes_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stores = write_stores(tmp_path)
+    stores.save(tmp_path / "view.json")
+    (tmp_path / "report.html").write_text("how")
+    made = {"of": {"segmentation": stores.segmentation}}
+    for what in ("meshes", "skeletons"):
+        (tmp_path / what / "provenance.json").write_text(json.dumps(made))
+    write_volume(tmp_path / "base.zarr", np.full(SHAPE, 9, np.uint64), VOXEL)
+    monkeypatch.setattr("ensemble.viewing.ViewServer.wait", lambda server: None)
+    again = ["--segmentation", str(tmp_path / "base.zarr"), "--save", str(tmp_path / "again.json")]
+    assert run_view(str(tmp_path), *again) == 0
+    saved, said = Stores.load(tmp_path / "again.json"), capsys.readouterr()
+    assert saved.meshes is None and saved.skeletons is None and saved.report == str(tmp_path / "report.html")
+    assert "note: meshes and skeletons of the saved view are not shown" in said.err
+    assert "the synapses seem to be of another segmentation" in said.err
+    assert "how it was made: http://127.0.0.1:" in said.out

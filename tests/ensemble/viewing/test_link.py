@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +28,33 @@ def moves(source: dict[str, Any]) -> list[float]:
 
 def test_layers_name_their_stores_by_format(tmp_path: Path) -> None:
     state = viewer_state(open_stores(write_stores(tmp_path)), Glance((60.0, 200.0), (7, 3)), ADDRESS, "demo")
-    assert [found["name"] for found in state["layers"]] == ["image", "segmentation", "labels", "synapses"]
+    assert [found["name"] for found in state["layers"]] == [
+        *("image", "segmentation", "meshes", "skeletons"),  # each can be hidden alone
+        *("labels", "synapses"),
+    ]
     assert layer(state, "image")["source"]["url"] == f"zarr3://{ADDRESS}/image"
     assert layer(state, "image")["shaderControls"] == {"normalized": {"range": [60.0, 200.0]}}
     segmentation = layer(state, "segmentation")
-    assert [source["url"] for source in segmentation["source"]] == [
-        f"zarr3://{ADDRESS}/segmentation",
-        f"precomputed://{ADDRESS}/meshes",
-        f"precomputed://{ADDRESS}/skeletons",
-    ]
+    assert segmentation["source"]["url"] == f"zarr3://{ADDRESS}/segmentation"
+    for name in ("meshes", "skeletons"):
+        assert layer(state, name)["source"]["url"] == f"precomputed://{ADDRESS}/{name}"
+        assert layer(state, name)["linkedSegmentationGroup"] == "segmentation"
     assert segmentation["segments"] == ["7", "3"]
     assert layer(state, "labels")["visible"] is False
     assert layer(state, "synapses")["linkedSegmentationLayer"] == {"pre": "segmentation", "post": "segmentation"}
     assert state["title"] == "demo" and state["showSlices"] is False
+
+
+def test_the_list_of_objects_stays_with_the_segmentation(tmp_path: Path) -> None:
+    stores = write_stores(tmp_path)
+    info = {"@type": "neuroglancer_legacy_mesh", "segment_properties": "properties"}
+    (tmp_path / "meshes" / "info").write_text(json.dumps(info))
+    source = layer(viewer_state(open_stores(stores), Glance(), ADDRESS), "segmentation")["source"]
+    assert source["url"] == f"zarr3://{ADDRESS}/segmentation"  # as long as there is no list
+    (tmp_path / "meshes" / "properties").mkdir()
+    (tmp_path / "meshes" / "properties" / "info").write_text("{}")
+    _, listed = layer(viewer_state(open_stores(stores), Glance(), ADDRESS), "segmentation")["source"]
+    assert listed == f"precomputed://{ADDRESS}/meshes/properties"
 
 
 def test_position_is_the_middle_in_voxels_xyz(tmp_path: Path) -> None:
@@ -51,7 +66,7 @@ def test_position_is_the_middle_in_voxels_xyz(tmp_path: Path) -> None:
 def test_offset_moves_the_segmentation_and_what_is_of_it(tmp_path: Path) -> None:
     stores = replace(write_stores(tmp_path), offset=(10, 20, 30))
     state = viewer_state(open_stores(stores), Glance(), ADDRESS)
-    volume, meshes, skeletons = layer(state, "segmentation")["source"]
+    volume, meshes, skeletons = (layer(state, name)["source"] for name in ("segmentation", "meshes", "skeletons"))
     assert moves(volume) == [10.5, 20.5, 30.5]  # zyx, and half a voxel as OME-Zarr places centres
     assert moves(meshes) == moves(skeletons) == [240.0, 160.0, 160.0]  # xyz, nm
     assert moves(layer(state, "image")["source"]) == moves(layer(state, "labels")["source"]) == [0.5, 0.5, 0.5]

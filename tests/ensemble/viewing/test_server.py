@@ -7,12 +7,13 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from apps.core.errors import StateError
-from ensemble.viewing import ViewServer, open_stores
+from ensemble.viewing import Stores, ViewServer, open_stores
 from ensemble.viewing.server import parse_range
 from tests.ensemble.viewing.samples import write_stores
 
@@ -60,6 +61,18 @@ def test_addresses_are_those_that_the_browser_uses(server: ViewServer) -> None:
     assert headers["Location"].endswith(f"#!http://localhost:8123/v/{server.token}/state.json")
     _, _, content = ask(server, f"/v/{server.token}/state.json", Host="localhost:8123")
     assert json.loads(content)["layers"][0]["source"]["url"].startswith("zarr3://http://localhost:8123/")
+
+
+def test_the_report_is_served_where_there_is_one(server: ViewServer, folder: Path) -> None:
+    assert server.report_url is None and ask(server, f"/v/{server.token}/report")[0] == 404
+    page = folder / "page.html"
+    page.write_text("<h1>how</h1>")
+    stores = replace(open_stores(Stores(image=str(folder / "image.zarr"))), report=page)
+    with ViewServer(stores) as other:
+        assert other.report_url == f"http://127.0.0.1:{other.port}/v/{other.token}/report"
+        status, headers, content = ask(other, f"/v/{other.token}/report")
+        assert (status, content) == (200, b"<h1>how</h1>") and headers["Content-Type"].startswith("text/html")
+        assert ask(other, "/v/wrong/report")[0] == 403
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,108 @@
+"""Whether stores that are shown together belong together, as far as a look at them tells: size, place, and ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apps.core.boxes import Box, Triple
+from apps.core.errors import DataError
+from ensemble.viewing.glance import read_box
+from ensemble.viewing.lineage import same
+from ensemble.viewing.stores import OpenStores, ShownVolume
+
+PROVENANCE_FILE = "provenance.json"  # beside meshes and skeletons, as the stages write it
+# Ends of synapses that are looked up in the segmentation, each a chunk to read; and how many have to be right.
+ENDS = 32
+SHARE = 0.5
+
+
+def disagreements(stores: OpenStores) -> list[str]:
+    """What seems not to belong together, a sentence each; empty where nothing speaks against it."""
+    return [*_volumes(stores), *_made_of_others(stores), *_synapses(stores)]
+
+
+def made_of(folder: Path) -> str | None:
+    """The segmentation that meshes or skeletons were made of, as their folder says; None where it does not."""
+    try:
+        found = json.loads((folder / PROVENANCE_FILE).read_bytes())["of"]["segmentation"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _volumes(stores: OpenStores) -> Iterator[str]:
+    image = stores.image
+    for layer in ("segmentation", "labels") if image is not None else ():
+        volume = stores.volumes.get(layer)
+        if volume is None or image is None:
+            continue
+        if not np.allclose(volume.voxel_size_nm, image.voxel_size_nm, rtol=1e-3):
+            yield (
+                f"{layer} {volume.path} has voxels of {_nm(volume)} nm (zyx), the image {image.path} of {_nm(image)}: "
+                "it may be of another image"
+            )
+            continue
+        covered = _box(volume, stores.offset if layer == "segmentation" else (0, 0, 0))
+        there = _box(image, (0, 0, 0))
+        if not there.contains(covered):
+            yield (
+                f"{layer} {volume.path} covers {covered} (zyx), and the image {image.path} is {there}: "
+                f"it may be of another image{', or begin elsewhere (--offset)' if layer == 'segmentation' else ''}"
+            )
+
+
+def _made_of_others(stores: OpenStores) -> Iterator[str]:
+    for what in ("meshes", "skeletons"):
+        folder = getattr(stores, what)
+        made = made_of(folder) if folder is not None else None
+        if made is not None and stores.segmentation is not None and not same(made, str(stores.segmentation.path)):
+            yield f"{what} {folder} were made of {made}, and not of the segmentation {stores.segmentation.path}"
+
+
+def _synapses(stores: OpenStores) -> Iterator[str]:
+    volume, synapses = stores.segmentation, stores.synapses
+    if volume is None or synapses is None or not np.allclose(volume.voxel_size_nm, stores.grid.voxel_size_nm):
+        return
+    partners = synapses.partners.reshape(-1)
+    known = np.flatnonzero(partners)
+    chosen = np.sort(np.random.default_rng(0).permutation(known)[:ENDS])
+    looked = right = 0
+    for end in chosen:
+        voxel = np.floor(synapses.lines.reshape(-1, 3)[end, ::-1]).astype(int)
+        found = _id_at(volume, voxel, stores.offset)
+        if found is not None:
+            looked, right = looked + 1, right + (found == int(partners[end]))
+    if looked and right < SHARE * looked:
+        yield (
+            f"of {looked} ends of synapses that were looked up in {volume.path}, {right} lie in the object that the "
+            "table names: the synapses seem to be of another segmentation"
+        )
+    elif len(chosen) and not looked:
+        yield f"the synapses lie outside of the segmentation {volume.path}: they seem to be of another one"
+
+
+def _id_at(volume: ShownVolume, voxel: NDArray[np.int64], offset: Triple) -> int | None:
+    """The id at a voxel of the image; None outside of the segmentation, or where it cannot be read."""
+    place = voxel - np.array(offset) - np.round(volume.origin).astype(int)
+    if np.any(place < 0) or np.any(place >= volume.shape):
+        return None
+    z, y, x = (int(n) for n in place)
+    try:
+        return int(read_box(volume, Box.of((z, y, x), (1, 1, 1)))[0, 0, 0])
+    except DataError:
+        return None  # the viewer shows what is damaged as missing
+
+
+def _box(volume: ShownVolume, moved: Triple) -> Box:
+    begin = (round(o) + m for o, m in zip(volume.origin, moved, strict=True))
+    z, y, x = begin
+    return Box.of((z, y, x), volume.shape)
+
+
+def _nm(volume: ShownVolume) -> str:
+    return " x ".join(f"{size:g}" for size in volume.voxel_size_nm)
