@@ -32,6 +32,7 @@ from typing import Any
 from balsam.api import ApplicationDefinition
 
 from apps.core.errors import FailureKind
+from apps.core.exits import exit_words
 from apps.core.stage import FAILURE_FILE, RESULT_FILE
 from apps.core.time_limit import hung_message, parse_time_limit, remove_traces, was_ended
 
@@ -102,7 +103,7 @@ class StageHooks:
             limit = parse_time_limit(str(self.job.get_parameters().get("time_limit", NO_LIMIT)))
             self._fail(FailureKind.HUNG, hung_message(limit, trace))
             return
-        message = "the process ended without a result and without naming a failure"
+        message = f"the process ended{self._how()} without a result and without naming a failure"
         self._run_again("attempts", attempts, FailureKind.KILLED, message)
 
     def handle_timeout(self) -> None:
@@ -119,11 +120,20 @@ class StageHooks:
 
     def _taken_back(self) -> bool:
         """Whether the server ended the job's last run, because nobody held the lease on it any more."""
+        return str(self._last_end("RUN_TIMEOUT").get("message", "")).startswith(EXPIRED)
+
+    def _how(self) -> str:
+        """By which signal or with which exit code the last run ended, as the launcher saw it; empty where none did."""
+        code = self._last_end("RUN_ERROR").get("returncode")
+        return f" with {exit_words(code)}," if isinstance(code, int) else ""
+
+    def _last_end(self, state: str) -> dict[str, Any]:
+        """What Balsam's log says of the last run that ended in `state`."""
         from balsam.api import EventLog
 
-        ends = EventLog.objects.filter(job_id=self.job.id, to_state="RUN_TIMEOUT")
+        ends = EventLog.objects.filter(job_id=self.job.id, to_state=state)
         last = max(ends, key=lambda event: event.id, default=None)
-        return last is not None and str(last.data.get("message", "")).startswith(EXPIRED)
+        return {} if last is None else dict(last.data)
 
     def _run_again(self, counter: str, limit: int, kind: FailureKind, message: str) -> None:
         tried = int(self.job.data.get(counter, 1))

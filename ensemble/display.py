@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,8 +68,21 @@ class Display:
         self._progress.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
-        self._progress.console.print(text, highlight=False, markup=False)
+        """A line that stays; not broken in a log, so that paths in it can be copied and searched for."""
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
+
+    @contextlib.contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Say that `what` is being done, on a terminal with a bar that moves, and at its end how long it took."""
+        begin = time.monotonic()
+        bar = self._progress.add_task(what, total=None, what="")
+        if not self.console.is_terminal:
+            self.say(f"{what} ...")
+        try:
+            yield
+        finally:
+            self._progress.remove_task(bar)
+        self.say(f"{what}: {time.monotonic() - begin:.1f} s")
 
     @contextlib.contextmanager
     def phase(self, title: str, folders: Folders | None = None) -> Iterator[Update]:

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 STARTED_FILE = "started.json"
 SESSIONS_LOCK = "sessions.lock"
+# Says that something is begun, and when left that it is done.
+Tell = Callable[[str], contextlib.AbstractContextManager[object]]
 # A launcher ends at its walltime and when it has been idle for long: how often to look whether a new one is needed.
 LAUNCHER_CHECK_S = 20.0
 
@@ -46,6 +48,7 @@ def open_session(
     keep_service: bool = False,
     held: bool = False,
     nodes_of_others: Callable[[], int] = lambda: 0,
+    tell: Tell = lambda what: contextlib.nullcontext(),
 ) -> Iterator[CampaignJobs]:
     """The campaign's jobs at a site, with the service, the site's agent and a launcher of `nodes` nodes running.
 
@@ -55,29 +58,36 @@ def open_session(
     `create_with_nodes`: start the service, and make the site with so many nodes, where they are missing; without it
     that is a StateError.  `keep_service`: leave the service running all the same.  `held`: the caller holds the
     campaign already, alone or with other drivers; those count on `nodes_of_others` at the site, and launchers are asked
-    for until there are nodes for all.
+    for until there are nodes for all.  `tell`: is told of what is started or stopped, as it takes seconds.
     """
     if create_with_nodes is None:
         check_site(home, site_name, nodes)
     with contextlib.ExitStack() as stack:
         if not held:
             stack.enter_context(campaign.driver_lock())
-        ours = stack.enter_context(_started(home, keep_service))
-        running = service.status(home).phase is service.Phase.RUNNING
+        ours = stack.enter_context(_started(home, keep_service, tell))
+        phase = service.status(home).phase
+        running = phase is service.Phase.RUNNING
         ours.note("service", running)
-        service.start(home)
+        new = "making a database, and " if phase is service.Phase.ABSENT else ""
+        with contextlib.nullcontext() if running else tell(f"{new}starting PostgreSQL and the Balsam server"):
+            service.start(home)
         service.connect(home)
         if create_with_nodes is None:
             site = sites.open_site(home, site_name)
         else:
             site = sites.create_site(home, site_name, nodes=create_with_nodes)
-        ours.note(f"agent {site.name}", sites.agent_running(site))
-        sites.start_agent(site)
-        from apps.definitions import register
+        running = sites.agent_running(site)
+        ours.note(f"agent {site.name}", running)
+        with contextlib.nullcontext() if running else tell(f"starting the agent of site {site.name}"):
+            sites.start_agent(site)
+        with tell(f"registering the stages at site {site.name}"):
+            from apps.definitions import register
 
-        app_ids = register(site.id)
+            app_ids = register(site.id)
         ours.note(f"launcher {site.name}", sites.has_launcher(site))
-        stack.enter_context(_kept_running(home, site, nodes, wall_time_min, nodes_of_others))
+        with contextlib.nullcontext() if sites.has_launcher(site) else tell(f"asking for a launcher of {nodes} nodes"):
+            stack.enter_context(_kept_running(home, site, nodes, wall_time_min, nodes_of_others))
         yield stack.enter_context(CampaignJobs(campaign, app_ids, site.path / "data"))
 
 
@@ -134,7 +144,7 @@ def forget_started(home: Path) -> None:
 
 
 @contextlib.contextmanager
-def _started(home: Path, keep_service: bool) -> Iterator[_Started]:
+def _started(home: Path, keep_service: bool, tell: Tell) -> Iterator[_Started]:
     """The note of what sessions started; the last session to leave stops all of it."""
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (home / SESSIONS_LOCK).open("a+") as lock:
@@ -148,7 +158,10 @@ def _started(home: Path, keep_service: bool) -> Iterator[_Started]:
             except BlockingIOError:
                 log.info("another session still uses the service; the last one stops it")
             else:
-                ours.stop_all(home, keep_service)
+                names = ours.names()
+                stopped = ", ".join(name for name in reversed(names) if name != "service" or not keep_service)
+                with tell(f"stopping {stopped}") if stopped else contextlib.nullcontext():
+                    ours.stop_all(home, keep_service)
 
 
 class _Started:

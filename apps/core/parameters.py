@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import typing
 from collections.abc import Collection
 from functools import cache
@@ -19,6 +20,9 @@ import msgspec
 
 from apps.core.errors import DataError, ParameterError
 from apps.core.files import write_atomically
+from apps.core.suggestions import did_you_mean
+
+UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`$")  # what msgspec says of one of the outermost object
 
 
 @cache
@@ -70,7 +74,9 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             return msgspec.json.decode(data, type=cls, strict=True)
         except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
             known = ", ".join(cls.__struct_fields__)
-            raise ParameterError(f"{where}: {error}; {cls.__name__} has the fields {known}") from None
+            unknown = UNKNOWN_FIELD.search(str(error))
+            meant = did_you_mean(unknown[1], cls.__struct_fields__) if unknown else ""
+            raise ParameterError(f"{where}: {error}{meant}; {cls.__name__} has the fields {known}") from None
 
     @classmethod
     def check_names(cls, names: Collection[str]) -> None:
@@ -78,7 +84,8 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         unknown = [name for name in names if name not in cls.__struct_fields__]
         if unknown:
             known = ", ".join(cls.__struct_fields__)
-            raise ParameterError(f"unknown parameter {', '.join(unknown)}; expected some of {known}")
+            named = ", ".join(f"{name}{did_you_mean(name, cls.__struct_fields__)}" for name in unknown)
+            raise ParameterError(f"unknown parameter {named}; expected some of {known}")
         missing = [field.name for field in msgspec.structs.fields(cls) if field.required and field.name not in names]
         if missing:
             raise ParameterError(f"parameter {', '.join(missing)} is missing; {cls.__name__} has no default for it")

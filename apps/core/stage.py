@@ -33,6 +33,7 @@ from apps.core.parameters import Parameters, Result, write_json
 from apps.core.parts import Phase
 from apps.core.progress import Reporter, silent, stage_reporter
 from apps.core.ranks import ONE_RANK, Launch, end_all_ranks, read_launch
+from apps.core.suggestions import did_you_mean
 from apps.core.time_limit import parse_time_limit, time_limit
 
 P = TypeVar("P", bound=Parameters)
@@ -84,6 +85,8 @@ class Stage(Generic[P, R]):
         check_installed: raises StateError where a library is missing that is not installed unasked; pipelines call it
             before they make any job.
         output_suffix: how the name of its `output` has to end, for those who choose one.
+        stands: whether what a result (plain JSON) tells of is still there, where the stage writes into an input, which
+            may be made anew without it; whoever finds the stage done asks, and has it done again where it is not.
         phases: how several jobs do it, one phase after the other (see apps/core/parts.py); empty: it is one job's work.
     """
 
@@ -96,6 +99,7 @@ class Stage(Generic[P, R]):
     several_ranks: bool = False
     check_installed: Callable[[], None] = lambda: None
     output_suffix: str = ""
+    stands: Callable[[dict[str, Any]], bool] = lambda result: True
     phases: tuple[Phase, ...] = ()
 
 
@@ -120,7 +124,7 @@ class Cost(Result, frozen=True, kw_only=True):
 def load_stage(name: str) -> Stage[Any, Any]:
     """The stage of that name.  Raises DataError with the known names otherwise."""
     if name not in STAGES:
-        raise DataError(f"{name!r}: no such stage; expected one of {', '.join(STAGES)}")
+        raise DataError(f"{name!r}: no such stage{did_you_mean(name, STAGES)}; expected one of {', '.join(STAGES)}")
     stage: Stage[Any, Any] = importlib.import_module(STAGES[name]).STAGE
     return stage
 

@@ -6,9 +6,11 @@ any backend in `BACKENDS`, training on TensorFlow alone.  This is the one module
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from apps.core.boxes import Triple
 from apps.core.errors import ParameterError, StateError
+from apps.ffn.quiet import LEVEL, without_noise
 
 Array = NDArray[np.float32]
 Predict = Callable[[Array, Array], Array]
@@ -60,9 +63,10 @@ def start_tensorflow(threads: int) -> Any:
 
 def import_tensorflow() -> Any:
     """The `tensorflow` module, quiet, whatever Keras runs on."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault(LEVEL, "2")
     os.environ.setdefault(VARIABLE, DEFAULT)
-    import tensorflow as tf
+    with contextlib.nullcontext() if "tensorflow" in sys.modules else without_noise():
+        import tensorflow as tf
 
     return tf
 

@@ -157,7 +157,10 @@ def deploy(
     name = campaign_name or f"deploy-{model.name}"
     known = name in list_campaigns(home)
     campaign = open_campaign(home, name) if known else create_campaign(home, CampaignPlan(name=name))
-    with open_session(home, campaign, site_name, workers, wall_time_min) as jobs, Display() as display:
+    with (
+        Display() as display,
+        open_session(home, campaign, site_name, workers, wall_time_min, tell=display.waiting) as jobs,
+    ):
         records = run_plan(plan, deployment, jobs, display, resources)
     merged = records.by_step["reconciliation"]["result"]
     click.echo(f"segmentation: {merged['segmentation']} ({merged['objects']} objects)")

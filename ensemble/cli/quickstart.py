@@ -92,7 +92,14 @@ def quickstart(
     with (
         Display() as display,
         open_session(
-            home, campaign, SITE, workers, WALL_TIME_MIN, create_with_nodes=SITE_NODES, keep_service=keep_service
+            home,
+            campaign,
+            SITE,
+            workers,
+            WALL_TIME_MIN,
+            create_with_nodes=SITE_NODES,
+            keep_service=keep_service,
+            tell=display.waiting,
         ) as jobs,
     ):
         display.say(f"campaign {campaign.name} in {campaign.folder}; Balsam state in {home}")

@@ -13,6 +13,7 @@ from ensemble.cli.options import home_option, workers_option
 if TYPE_CHECKING:
     from ensemble.pipeline.definition import Pipeline
     from ensemble.pipeline.engine import Look
+    from ensemble.pipeline.planners.contract import Outlook
     from ensemble.pipeline.run import RunReport
 
 # Exit code of a run that did all it could, and left sections that a gate holds.
@@ -105,6 +106,7 @@ def run(
             wall_time_min,
             create_with_nodes=None if site_name else SITE_NODES,
             keep_service=keep_service,
+            tell=display.waiting,
         ) as jobs,
     ):
         display.say(f"campaign {campaign.name} in {campaign.folder}; Balsam state in {home}")
@@ -112,34 +114,49 @@ def run(
     _conclude(pipeline, report)
 
 
-def _check(pipeline: Pipeline, folder: Path, workers: int, follow: bool) -> Look:
+def _check(pipeline: Pipeline, folder: Path, workers: int, follow: bool) -> tuple[Look, dict[str, Outlook]]:
     """The pipeline as it stands with nothing done; raises ParameterError where a step cannot work, before any job.
 
     Where sections are waited for the table may be missing still.
     """
     from apps.core.errors import ParameterError
-    from ensemble.pipeline.definition import missing_inputs
     from ensemble.pipeline.engine import Engine
+    from ensemble.pipeline.inputs import wrong_inputs
     from ensemble.pipeline.no_jobs import NoJobs
     from ensemble.pipeline.run import broken_steps
 
-    wrong = missing_inputs(pipeline)
+    wrong = wrong_inputs(pipeline)
     for name, step in pipeline.steps.items():
         if step.num_nodes > workers:
             wrong.append(f"step {name}: num_nodes = {step.num_nodes}, and the run has {workers}; give --workers")
-    look = Engine(pipeline, folder, NoJobs(), follow).look()
+    engine = Engine(pipeline, folder, NoJobs(), follow)
+    look = engine.look()
     if not follow:
         wrong += broken_steps(look)
     if wrong:
         raise ParameterError("; ".join(wrong))
-    return look
+    return look, engine.outlooks(look)
 
 
 def _say_plan(pipeline: Pipeline, folder: Path, workers: int) -> None:
-    _print_steps(pipeline, _check(pipeline, folder, workers, follow=False))
+    from rich.console import Console
+    from rich.table import Table
+
+    _, outlooks = _check(pipeline, folder, workers, follow=False)
+    table = Table(title=f"pipeline {pipeline.name}", title_justify="left")
+    for label in ("step", "stage", "jobs", "which", "after"):
+        table.add_column(label, justify="right" if label == "jobs" else "left", overflow="fold")
+    for name, outlook in outlooks.items():
+        jobs = "?" if outlook.jobs is None else str(outlook.jobs)
+        table.add_row(name, pipeline.steps[name].stage, jobs, outlook.words, ", ".join(pipeline.needs(name)))
+    Console().print(table)
+    known = [outlook.jobs for outlook in outlooks.values() if outlook.jobs is not None]
+    unknown = len(outlooks) - len(known)
+    more = f", and those of {unknown} steps (?) that are known once the steps before them are done" if unknown else ""
     click.echo(
-        "nothing was done: these are the jobs of a run from nothing; what is done already is not done again.  Further "
-        "jobs of a step (+) are known once what it waits for is there"
+        f"nothing was done: a run from nothing has {sum(known)} jobs{more}; what is done already is not done again.  A "
+        "step begins when those under `after` are done, or goes along with them where both work by sections.  Results: "
+        f"{folder}"
     )
 
 
@@ -167,7 +184,7 @@ def _conclude(pipeline: Pipeline, report: RunReport) -> None:
     if report.failures:
         more = f"; and {len(report.failures) - 1} more, named above" if len(report.failures) > 1 else ""
         error = TaskRejectedError if report.users_fault else TaskFailedError
-        raise error(f"{report.failures[0]}{more}; run the same command to try again")
+        raise error(f"{report.failures[0]}{more}")
     unsettled = [name for name, plan in report.look.plans.items() if not plan.settled]
     waiting = [name for name in report.held if pipeline.steps[name].on_held == "wait"]
     if unsettled and not waiting:

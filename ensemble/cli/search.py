@@ -155,16 +155,19 @@ def _on_balsam(site_name: str, wall_time_min: int, limits: Limits, given: _Given
     searches = run.folder.parent
     with run.campaign.driver_lock(given.shared), take_seat(run.folder) as seat:
         now = Control(seat, limits, site_name).limits
-        session = open_session(
-            home,
-            run.campaign,
-            site_name,
-            limits.workers,
-            wall_time_min,
-            held=True,
-            nodes_of_others=lambda: nodes_of_others(searches, site_name),
-        )
-        with session as jobs, Display() as display:
+        with (
+            Display() as display,
+            open_session(
+                home,
+                run.campaign,
+                site_name,
+                limits.workers,
+                wall_time_min,
+                held=True,
+                nodes_of_others=lambda: nodes_of_others(searches, site_name),
+                tell=display.waiting,
+            ) as jobs,
+        ):
             # A launcher has as many nodes as there are workers: it never starts a job of more.
             make = balsam_runner(run, definition, jobs, open_site(home, site_name), limits.workers)
             with run.campaign.preparation_lock(lambda: display.say(WAITING)):

@@ -22,11 +22,10 @@ from apps.core.stage import code_version, load_stage
 from apps.core.volumes import open_volume
 from ensemble.pipeline.definition import Pipeline
 from ensemble.pipeline.engine import Look
-from ensemble.viewing.campaign import Record, choose
-from ensemble.viewing.stores import VIEW_FILE, Stores
+from ensemble.viewing.choice import Choice, choose
+from ensemble.viewing.lineage import SEGMENTING, Lineage, Record
+from ensemble.viewing.stores import VIEW_FILE, VOLUMES, Stores
 
-# Stages whose segmentation is shown.
-SEGMENTING = ("reconciliation", "agglomeration")
 COLOURS = "An object has the colour of the true object with which it shares the most, where that holds both ways."
 NO_TRUTH = "No ground truth was compared with: nothing on this page tells errors."
 LONGEST = 80  # characters of a text among the results
@@ -40,8 +39,11 @@ def write_report(path: Path, pipeline: Pipeline, look: Look, node_seconds: Mappi
         )
         for (name, plan), seconds in zip(look.plans.items(), node_seconds.values(), strict=True)
     )
-    stores, view, connectomes = _stores(look), path.with_name(VIEW_FILE), _connectomes(path.parent, pipeline, look)
-    pictures, missing = _pictures(pipeline, look, stores)
+    records = _records(look)
+    choice, view, connectomes = _choice(records), path.with_name(VIEW_FILE), _connectomes(path.parent, pipeline, look)
+    stores = Stores.from_json({**choice.stores, "report": str(path)}) if choice.stores.keys() & set(VOLUMES) else None
+    pictures, missing = _pictures(pipeline, look, records)
+    missing = (*missing, *(f"In the viewer: {remark}." for remark in choice.remarks))
     accuracy = _accuracy(pipeline, look)
     jobs = (f"balsam job ls --tag campaign={pipeline.name}", "its Balsam jobs (after `ensemble service env`)")
     viewer = (f"ensemble view {view}", "the volumes, and what was found in them, in neuroglancer")
@@ -133,43 +135,54 @@ def _accuracy(pipeline: Pipeline, look: Look) -> analysis.AccuracyTable | None:
     return None
 
 
-def _stores(look: Look) -> Stores | None:
-    """What there is to look at; None where there is no volume."""
+def _records(look: Look) -> list[Record]:
+    """What the jobs that ended well left."""
     outcomes = ((task, look.outcomes.get(task.key)) for plan in look.plans.values() for task in plan.tasks)
-    records = [
-        Record(task.stage, outcome.record["cost"]["end"], task.parameters, outcome.record["result"])
+    return [
+        Record.of(task.parameters, {"stage": task.stage, **outcome.record})
         for task, outcome in outcomes
         if outcome is not None and outcome.record is not None
     ]
-    found = choose(records)
-    return Stores.from_json(found) if found.keys() & {"image", "segmentation", "labels"} else None
+
+
+def _choice(records: list[Record], segmentation: str | None = None) -> Choice:
+    """What there is to look at, and goes together; nothing, and why, where that cannot be told."""
+    try:
+        return choose(records, {} if segmentation is None else {"segmentation": segmentation})
+    except EnsembleError as error:
+        return Choice({}, (str(error),))
 
 
 def _pictures(
-    pipeline: Pipeline, look: Look, stores: Stores | None
+    pipeline: Pipeline, look: Look, records: list[Record]
 ) -> tuple[tuple[analysis.Picture, ...], tuple[str, ...]]:
     """A slice through the middle of every segmentation; and why one could not be drawn, if so."""
     pictures, missing = [], []
     for name, plan in look.plans.items():
-        if pipeline.steps[name].stage not in SEGMENTING or not plan.settled or stores is None:
+        if pipeline.steps[name].stage not in SEGMENTING or not plan.settled:
             continue
         try:
-            pictures.append(_picture(name, plan.values["segmentation"], stores))
+            pictures.append(_picture(name, plan.values["segmentation"], records))
         except EnsembleError as error:
             missing.append(f"There is no picture of {name}: {error}.")
     return tuple(pictures), tuple(missing)
 
 
-def _picture(step: str, segmentation: str, stores: Stores) -> analysis.Picture:
-    if stores.image is None:
-        raise DataError("no step names the image")
+def _picture(step: str, segmentation: str, records: list[Record]) -> analysis.Picture:
+    """The segmentation on its own image, beside the labels of that image."""
+    found_with = _choice(records, segmentation)
+    labels = found_with.stores.get("labels")
+    image = found_with.stores.get("image") or Lineage(records).image_of(segmentation)  # in HDF5, which no viewer shows
+    if image is None:
+        raise DataError("; ".join(found_with.remarks) or "no step names the image")
     found = open_volume(segmentation)
     plane = Box.of((found.shape[0] // 2, 0, 0), (1, *found.shape[1:]))
-    in_image = plane.translate(stores.offset)
+    oz, oy, ox = found_with.stores["offset"]
+    in_image = plane.translate((oz, oy, ox))
     return analysis.Picture(
         title=f"{step}, z = {in_image.offset[0]}",
-        image=open_volume(stores.image).read(in_image)[0],
-        truth=open_volume(stores.labels).read(in_image)[0] if stores.labels is not None else None,
+        image=open_volume(image).read(in_image)[0],
+        truth=open_volume(labels).read(in_image)[0] if labels is not None else None,
         segmentation=found.read(plane)[0],
-        caption=COLOURS if stores.labels is not None else "",
+        caption=COLOURS if labels is not None else "",
     )

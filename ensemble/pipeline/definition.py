@@ -17,9 +17,10 @@ begins with ./ or ../ is a path from the pipeline's own folder.  A step waits fo
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import sys
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,6 +32,7 @@ from apps.core import quality
 from apps.core.errors import DataError, EnsembleError, ParameterError
 from apps.core.parameters import Parameters
 from apps.core.stage import load_stage
+from apps.core.suggestions import did_you_mean
 from ensemble.campaigns import check_name
 from ensemble.pipeline.references import named_steps, with_paths
 
@@ -39,6 +41,7 @@ STEP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 PATHS = (
     *("tiles", "montage", "alignment", "masking", "phantom", "image", "labels", "model", "volume", "output"),
     *("segmentation", "pieces", "synapses", "true_synapses", "clefts", "vesicles", "skeletons", "objects"),
+    *("coordinates", "init", "first", "second"),
 )
 
 DEFAULT_GATE: Literal["default"] = "default"
@@ -96,20 +99,44 @@ class Pipeline(Parameters, frozen=True, kw_only=True):
             if not STEP_NAME.fullmatch(name):
                 raise ParameterError(f"step {name!r}: expected a name of letters, digits, _ and - (at most 64)")
             written = step.parameters.get("output", f"OUT/{name}")
+            written = os.path.normpath(written) if isinstance(written, str) else f"{written}"
             if written in outputs:
                 raise ParameterError(f"step {name}: has the output {written} of step {outputs[written]}; give its own")
             outputs[written] = name
             for other in self.needs(name):
                 if other not in earlier:
-                    known = ", ".join(earlier) or "none"
-                    raise ParameterError(f"step {name}: names the step {other!r}; the steps before it are: {known}")
+                    raise ParameterError(f"step {name}: {self._why_not(name, other, earlier)}")
             _check_step(name, step)
             earlier.append(name)
+
+    def _why_not(self, name: str, other: str, earlier: list[str]) -> str:
+        """Why a step cannot name another one that is not earlier."""
+        known = f"the steps before it are: {', '.join(earlier) or 'none'}"
+        if other == name:
+            return f"names itself; {known}"
+        if other not in self.steps:
+            return f"names the step {other!r}{did_you_mean(other, self.steps)}, which there is not; {known}"
+        circle = self._way(other, name, frozenset())
+        if circle:
+            return f"names the step {other!r}; steps go in a circle: {' waits for '.join([name, *circle])}"
+        return f"names the step {other!r}; that comes after it: put it before; {known}"
+
+    def _way(self, start: str, end: str, seen: frozenset[str]) -> list[str]:
+        """Steps from `start` to `end`, each waiting for the next; empty where `start` does not wait for `end`."""
+        if start == end:
+            return [end]
+        for other in self.needs(start):
+            if other in self.steps and other not in seen and (way := self._way(other, end, seen | {start})):
+                return [start, *way]
+        return []
 
     def needs(self, name: str) -> tuple[str, ...]:
         """The steps that a step waits for, in the order in which it names them."""
         step = self.steps[name]
-        return tuple(dict.fromkeys([*named_steps(step.parameters), *step.after]))
+        try:
+            return tuple(dict.fromkeys([*named_steps(step.parameters), *step.after]))
+        except ParameterError as error:
+            raise ParameterError(f"step {name}: {error}") from error
 
 
 def load_pipeline(path: str | Path) -> tuple[Pipeline, Path]:
@@ -144,6 +171,9 @@ def _from_yaml(file: Path) -> Pipeline:
     steps = content.get("steps")
     if not isinstance(steps, dict):
         raise ParameterError(f"{file}: expected `steps`, name -> step; see docs/workflow.md")
+    for name, step in steps.items():
+        if not isinstance(step, dict):
+            raise ParameterError(f"{file}: step {name}: expected `stage` and `parameters`, not {step!r}")
     made = {f"{name}": Step.from_json(step, where=f"{file}: step {name}") for name, step in steps.items()}
     rest = {key: value for key, value in content.items() if key not in ("name", "steps")}
     if rest:
@@ -205,29 +235,24 @@ def _check_step(name: str, step: Step) -> None:
 
 
 def _check_paths(step: Step) -> None:
-    for name in PATHS:
-        value = step.parameters.get(name)
-        if not isinstance(value, str) or value.startswith(("/", "./", "../")):
+    for where, name, value in paths_of(step.parameters):
+        if value.startswith(("/", "./", "../")):
             continue
         if name == "output" and named_steps(value):
-            raise ParameterError(f"output {value}: expected a place of its own, and no reference; or leave it out")
+            raise ParameterError(f"{where} {value}: expected a place of its own, and no reference; or leave it out")
         if not value.startswith("${"):
-            raise ParameterError(f"{name} {value!r}: begin it with ./ (from the pipeline's folder) or with /")
+            model = (
+                f"; of a registered model `ensemble models show {value}` tells the folder" if name == "model" else ""
+            )
+            raise ParameterError(f"{where} {value!r}: begin it with ./ (from the pipeline's folder) or with /{model}")
 
 
-def missing_inputs(pipeline: Pipeline) -> list[str]:
-    """What steps read that is not there, a sentence each; a step with `after` may read what an earlier one makes."""
-    missing = []
-    for name, step in pipeline.steps.items():
-        for parameter in PATHS:
-            value = step.parameters.get(parameter)
-            if (
-                parameter in ("output", "tiles")
-                or step.after
-                or not isinstance(value, str)
-                or not value.startswith("/")
-            ):
-                continue
-            if not Path(value).exists() and not Path(value.rpartition(":")[0] or value).exists():
-                missing.append(f"step {name}: {parameter} {value}: is not there")
-    return missing
+def paths_of(parameters: Any, where: str = "") -> Iterator[tuple[str, str, str]]:
+    """(where it stands, as `volumes.0.image`, the parameter's name, its text) of all that names a file or a folder."""
+    items = parameters.items() if isinstance(parameters, dict) else enumerate(parameters)
+    for key, value in items:
+        place = f"{where}.{key}" if where else f"{key}"
+        if isinstance(value, dict | list | tuple):
+            yield from paths_of(value, place)
+        elif isinstance(value, str) and key in PATHS:
+            yield place, key, value

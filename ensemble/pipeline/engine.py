@@ -6,6 +6,7 @@ All that is kept between runs is in Balsam's jobs, in the stages' outputs, and i
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -16,13 +17,14 @@ from typing import Any
 from apps.core.errors import DataError, EnsembleError, ParameterError
 from apps.core.quality import MODULES, SectionQuality, StageQuality, load_quality
 from apps.core.stage import load_stage
+from apps.core.suggestions import did_you_mean
 from ensemble.jobs import Outcome, Task
 from ensemble.pipeline.book import PipelineJobs, TaskBook, step_of
 from ensemble.pipeline.definition import Pipeline, Step
 from ensemble.pipeline.fingerprints import file_state
 from ensemble.pipeline.gates import ACCEPTANCES_FILE, judge, load_acceptances, misses
 from ensemble.pipeline.planners import planner_for
-from ensemble.pipeline.planners.contract import SectionStatus, StepContext, StepPlan
+from ensemble.pipeline.planners.contract import Outlook, SectionStatus, StepContext, StepPlan
 from ensemble.pipeline.references import references, resolve, step_named_by
 
 WAIT_S = 0.5
@@ -75,6 +77,7 @@ class Engine:
         self._planners = {name: planner_for(step.stage, follow) for name, step in pipeline.steps.items()}
         for name, step in pipeline.steps.items():
             self._check_step(name, step)
+        self._check_outputs()
         self._book = TaskBook(jobs, folder, pipeline.steps, retry=follow)
         self._qualities: dict[tuple[str, int], tuple[str, SectionQuality]] = {}
         self._looked = self._look_took_s = 0.0
@@ -89,8 +92,22 @@ class Engine:
         for other, value in references(step.parameters):
             gives = self._planners[other].gives(self._pipeline.steps[other])
             if value not in gives:
-                known = ", ".join(sorted(gives))
-                raise ParameterError(f"step {name}: ${{{other}.{value}}}: step {other} gives {known}")
+                known = f"{did_you_mean(value, gives)}: step {other} gives {', '.join(sorted(gives))}"
+                raise ParameterError(f"step {name}: ${{{other}.{value}}}{known}")
+
+    def _check_outputs(self) -> None:
+        """Raise ParameterError where two steps would write one place, one of them by its default."""
+        places: dict[str, str] = {}
+        for name, step in self._pipeline.steps.items():
+            place = os.path.normpath(self._output(name, step))
+            if place in places:
+                raise ParameterError(f"step {name}: has the output {place} of step {places[place]}; give its own")
+            places[place] = name
+
+    def _output(self, name: str, step: Step) -> Path:
+        """Where a step writes."""
+        suffix = load_stage(step.stage).output_suffix
+        return Path(step.parameters.get("output") or self._folder / f"{name}{suffix}")
 
     def run(
         self,
@@ -155,6 +172,11 @@ class Engine:
         outcomes = {task.key: outcome for task in tasks if (outcome := self.outcome(task)) is not None}
         return Look(plans, outcomes, running, broken)
 
+    def outlooks(self, look: Look) -> dict[str, Outlook]:
+        """Step -> the jobs of a run from nothing, as far as they are known; `look`: with nothing done."""
+        steps = self._pipeline.steps
+        return {name: self._planners[name].outlook(steps[name], plan) for name, plan in look.plans.items()}
+
     def _plan_all(self) -> tuple[Plans, dict[str, str]]:
         plans: Plans = {}
         broken: dict[str, str] = {}
@@ -169,7 +191,7 @@ class Engine:
     def _plan(self, name: str, step: Step, plans: Plans) -> StepPlan:
         planner = self._planners[name]
         stage = load_stage(step.stage)
-        output = Path(step.parameters.get("output") or self._folder / f"{name}{stage.output_suffix}")
+        output = self._output(name, step)
         named = {
             parameter: other for parameter in step.parameters if (other := step_named_by(step.parameters, parameter))
         }

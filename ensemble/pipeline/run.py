@@ -16,7 +16,7 @@ from apps.core.errors import FailureKind
 from apps.core.stage import code_version
 from ensemble.campaigns import Campaign
 from ensemble.display import Display, job_folders
-from ensemble.jobs import Task
+from ensemble.jobs import Outcome, Task
 from ensemble.pipeline.book import PipelineJobs
 from ensemble.pipeline.chain import write_report
 from ensemble.pipeline.definition import Pipeline
@@ -25,9 +25,10 @@ from ensemble.pipeline.page import PageContent, StepLine, write_page
 from ensemble.pipeline.planners.contract import StepPlan
 from ensemble.pipeline.quality_table import quality_table, write_table
 from ensemble.pipeline.references import step_named_by
+from ensemble.viewing.stores import REPORT_FILE
 
 PAGE_FILE = "quality.html"
-REPORT_FILE = "report.html"
+JOB_LOG = "job.out"  # Balsam's name for what a job writes to its standard output and error
 ABOUT_RANKS = (
     "Ranks tell something where sections differ: of sections that are all about equally good, any order is chance.  "
     "The benchmarks of the stages have sections from good to bad."
@@ -82,14 +83,14 @@ def run_pipeline(
     `follow_s`: look again after so many seconds, for sections that have been acquired since, until `stop()`.
     """
     engine = Engine(pipeline, campaign.folder, jobs, follow=follow_s is not None)
-    watcher = _Watcher(pipeline, campaign, display)
+    watcher = _Watcher(pipeline, campaign, display, jobs.workdir)
     with watcher.shown(jobs):
         look = engine.run(watcher.see, follow_s, stop)
     written = watcher.written or write_results(pipeline, campaign, look)
     held = {name: plan.held for name, plan in look.plans.items() if plan.held}
     failed = [outcome.failure for step in look.plans for outcome in look.failed(step)]
     users_fault = all(failure is FailureKind.BAD_CONFIGURATION for failure in failed)
-    return RunReport(look, written, tuple(failures_of(look)), held, users_fault)
+    return RunReport(look, written, tuple(failures_of(look, jobs.workdir)), held, users_fault)
 
 
 def write_results(pipeline: Pipeline, campaign: Campaign, look: Look) -> Written:
@@ -106,12 +107,25 @@ def _has_sections(look: Look) -> bool:
     return any(plan.sections for plan in look.plans.values())
 
 
-def failures_of(look: Look) -> list[str]:
-    """What failed: jobs with their messages, and steps that could not be planned."""
+def failures_of(look: Look, folder_of: Callable[[str], Path]) -> list[str]:
+    """What failed: jobs with their messages, and steps that could not be planned.  `folder_of`: key -> work folder."""
     found = broken_steps(look)
     for step in look.plans:
-        found += [f"{o.key} (job {o.job_id}): {o.message} [{o.failure}]" for o in look.failed(step)]
+        found += [_failure(step, outcome, folder_of(outcome.key)) for outcome in look.failed(step)]
     return found
+
+
+def _failure(step: str, outcome: Outcome, folder: Path) -> str:
+    """Which job of which step failed, of what, where its log is, and what to do."""
+    kind = outcome.failure
+    if kind is FailureKind.BAD_CONFIGURATION:
+        advice = "mend that, and run the same command again"
+    elif kind is not None and kind.transient:
+        advice = "run the same command again: it goes on with what is missing"
+    else:
+        advice = "its log may tell more; the same command tries again"
+    log = "" if str(folder) in outcome.message else f"; log: {folder / JOB_LOG}"
+    return f"step {step}, job {outcome.job_id} ({outcome.key}), {kind}: {outcome.message}{log}; {advice}"
 
 
 def broken_steps(look: Look) -> list[str]:
@@ -191,8 +205,10 @@ class _Watcher:
     the page whenever nothing is left to do for now.
     """
 
-    def __init__(self, pipeline: Pipeline, campaign: Campaign, display: Display) -> None:
-        self._pipeline, self._campaign, self._display = pipeline, campaign, display
+    def __init__(
+        self, pipeline: Pipeline, campaign: Campaign, display: Display, folder_of: Callable[[str], Path]
+    ) -> None:
+        self._pipeline, self._campaign, self._display, self._folder_of = pipeline, campaign, display, folder_of
         self._updates: dict[str, Callable[[int, int], None]] = {}
         self._said: set[tuple[str, ...]] = set()
         self._written = 0.0
@@ -217,7 +233,7 @@ class _Watcher:
             if plan.tasks:
                 self._updates[name](look.done(name), len(plan.tasks))
             self._say_sections(name, plan)
-        for sentence in failures_of(look):
+        for sentence in failures_of(look, self._folder_of):
             self._say((sentence,), sentence)
         if not look.running and before is not None and before.running:
             self.written = write_results(self._pipeline, self._campaign, look)

@@ -34,7 +34,7 @@ class FakeEvents:
     ends: list[dict[str, Any]]
 
     def filter(self, job_id: int, to_state: str) -> list[SimpleNamespace]:
-        assert (job_id, to_state) == (7, "RUN_TIMEOUT")
+        assert (job_id, to_state in ("RUN_TIMEOUT", "RUN_ERROR")) == (7, True)
         return [SimpleNamespace(id=number, data=data) for number, data in enumerate(self.ends)]
 
 
@@ -111,6 +111,27 @@ def test_killed_jobs_run_again_a_bounded_number_of_times(hooks: StageHooks, hook
     getattr(hooks, hook)()
     assert hooks.job.state == "FAILED"
     assert hooks.job.data["failure"]["kind"] == kind
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (-9, "with signal 9 (SIGKILL), sent by hand or by the system as memory ran out, without a result"),
+        (137, "with signal 9 (SIGKILL),"),
+        (-11, "with signal 11 (SIGSEGV), a fault in a library,"),
+        (5, "with exit code 5, without a result"),
+        (None, "the process ended without a result"),
+    ],
+)
+def test_how_a_killed_process_ended_is_said_and_where_its_log_is(
+    hooks: StageHooks, monkeypatch: pytest.MonkeyPatch, code: int | None, words: str, tmp_path: Path
+) -> None:
+    ends: list[dict[str, Any]] = [{"returncode": 1}, {} if code is None else {"returncode": code, "error": "..."}]
+    monkeypatch.setattr("balsam.api.EventLog.objects", FakeEvents(ends), raising=False)
+    hooks.job.data = {"attempts": MAX_ATTEMPTS}
+    hooks.handle_error()
+    message = hooks.job.data["failure"]["message"]
+    assert words in message and f"tried {MAX_ATTEMPTS} times, see job.out in {tmp_path}" in message
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from ensemble import service, session
+from ensemble.campaigns import CampaignPlan, create_campaign
 from ensemble.sites import Site
 
 
@@ -65,3 +68,73 @@ def test_drivers_that_share_a_site_get_nodes_for_all(
     machine = Machine(monkeypatch)
     machine.launchers = there
     assert session._missing_nodes(machine.site, 3, others) == missing
+
+
+class Place:
+    """A home where nothing runs, with what is told while a session is open in it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, running: bool) -> None:
+        self.told, self.running = list[str](), running
+        phase = service.Phase.RUNNING if running else service.Phase.ABSENT
+        site = SimpleNamespace(name="here", nodes=2, id=1, path=Path("/site"))
+        names: dict[str, dict[str, Any]] = {
+            "ensemble.session.service": {
+                "status": lambda home: SimpleNamespace(phase=phase),
+                "start": lambda home: self.told.append("  service"),
+                "connect": lambda home: None,
+                "stop": lambda home: self.told.append("  service stops"),
+            },
+            "ensemble.session.sites": {
+                "create_site": lambda home, name, nodes: site,
+                "open_site": lambda home, name: site,
+                "agent_running": lambda site: running,
+                "start_agent": lambda site: self.told.append("  agent"),
+                "has_launcher": lambda site: running,
+                "submit_batch_job": lambda *asked: self.told.append("  launcher"),
+            },
+            "apps.definitions": {"register": lambda site_id: {}},
+            "ensemble.session": {"end_all": lambda path: None},
+        }
+        for module, functions in names.items():
+            for name, function in functions.items():
+                monkeypatch.setattr(f"{module}.{name}", function)
+        monkeypatch.setattr("ensemble.session.CampaignJobs", lambda *given: contextlib.nullcontext())
+
+    @contextlib.contextmanager
+    def tell(self, what: str) -> Iterator[None]:
+        self.told.append(what)
+        yield
+        self.told.append("done")
+
+    def open(self, home: Path) -> None:
+        campaign = create_campaign(home, CampaignPlan(name="demo"))
+        with session.open_session(home, campaign, "here", 2, 30, create_with_nodes=2, tell=self.tell):
+            self.told.append("work")
+
+
+def test_what_a_session_starts_and_stops_is_told_as_it_happens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    place = Place(monkeypatch, running=False)
+    place.open(tmp_path)
+    told = [line for line in place.told if line != "done"]
+    assert told == [
+        "making a database, and starting PostgreSQL and the Balsam server",
+        "  service",
+        "starting the agent of site here",
+        "  agent",
+        "registering the stages at site here",
+        "asking for a launcher of 2 nodes",
+        "  agent",  # to which it does nothing where it runs
+        "  launcher",
+        "work",
+        "stopping launcher here, agent here, service",
+    ]
+
+
+def test_of_what_runs_already_nothing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    place = Place(monkeypatch, running=True)
+    place.open(tmp_path)
+    assert [line for line in place.told if not line.startswith(" ")] == [
+        "registering the stages at site here",
+        "done",
+        "work",
+    ]

@@ -20,10 +20,12 @@ from ensemble.jobs import Task
 from ensemble.pipeline.definition import Step
 from ensemble.pipeline.fingerprints import file_state
 from ensemble.pipeline.planners.contract import (
+    Outlook,
     Progress,
     SectionStatus,
     StepContext,
     StepPlan,
+    by_sections,
     in_parts,
     section_range,
 )
@@ -95,6 +97,10 @@ class AlignmentPlanner:
 
     def gives(self, step: Step) -> frozenset[str]:
         return frozenset(self.values(Path()))
+
+    def outlook(self, step: Step, plan: StepPlan) -> Outlook:
+        groups = "one for every group" if step.groups == 1 else f"one for every {step.groups} groups"
+        return Outlook(None, f"match: {by_sections(step.grain)}; solve; render: {groups} of chunks; score")
 
     def values(self, output: Path) -> dict[str, Any]:
         paths = Paths(output)

@@ -79,6 +79,19 @@ class StepPlan:
         return [number for number, status in self.sections.items() if status.state == "held"]
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """What is known of a step's jobs before anything is done.
+
+    Attributes:
+        jobs: how many a run from nothing has; None where results of earlier steps tell.
+        words: what they are, where there may be several.
+    """
+
+    jobs: int | None
+    words: str = ""
+
+
 class Progress(Protocol):
     """What has been done so far, as planners see it."""
 
@@ -173,8 +186,16 @@ class Planner(Protocol):
     def gives(self, step: Step) -> frozenset[str]:
         """Names that `${step.name}` may have."""
 
+    def outlook(self, step: Step, plan: StepPlan) -> Outlook:
+        """The jobs to be expected; `plan`: the step's, with nothing done."""
+
     def values(self, output: Path) -> dict[str, Any]:
         """What `${step.name}` stands for before anything is done: the places that the stage writes."""
+
+
+def by_sections(grain: int) -> str:
+    """How jobs are called that do `grain` sections each."""
+    return "one for every section" if grain == 1 else f"one for every {grain} sections"
 
 
 def in_parts(numbers: list[int], grain: int) -> list[list[int]]:

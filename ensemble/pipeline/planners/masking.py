@@ -13,10 +13,12 @@ from apps.masking.stage import MaskingParameters
 from ensemble.pipeline.definition import Step
 from ensemble.pipeline.fingerprints import fingerprint
 from ensemble.pipeline.planners.contract import (
+    Outlook,
     Progress,
     SectionStatus,
     StepContext,
     StepPlan,
+    by_sections,
     in_parts,
     section_range,
 )
@@ -96,6 +98,13 @@ class MaskingPlanner:
         if step.parameters.get("action") == "train":
             return self._single.gives(step)
         return frozenset(self.values(Path()))
+
+    def outlook(self, step: Step, plan: StepPlan) -> Outlook:
+        if step.parameters.get("action") == "train":
+            return self._single.outlook(step, plan)
+        waiting = [number for number, status in plan.sections.items() if status.state == "waiting"]
+        jobs = len(in_parts(waiting, step.grain)) + 1 if plan.tasks else None
+        return Outlook(jobs, f"prepare, {by_sections(step.grain)}")
 
     def values(self, output: Path) -> dict[str, Any]:
         return {"output": str(output), "masks": str(output / "masks.zarr")}

@@ -17,11 +17,13 @@ from ensemble.jobs import Task
 from ensemble.pipeline.definition import Step
 from ensemble.pipeline.fingerprints import file_state
 from ensemble.pipeline.planners.contract import (
+    Outlook,
     Progress,
     SectionStatus,
     State,
     StepContext,
     StepPlan,
+    by_sections,
     in_parts,
     section_range,
 )
@@ -91,6 +93,9 @@ class MontagePlanner:
 
     def gives(self, step: Step) -> frozenset[str]:
         return frozenset({"output"})
+
+    def outlook(self, step: Step, plan: StepPlan) -> Outlook:
+        return Outlook(len(plan.tasks) or None, by_sections(step.grain))
 
     def values(self, output: Path) -> dict[str, Any]:
         return {"output": str(output)}

@@ -16,7 +16,7 @@ from apps.core.parts import Phase
 from apps.core.stage import load_stage
 from ensemble.jobs import Task
 from ensemble.pipeline.definition import Step
-from ensemble.pipeline.planners.contract import Progress, StepContext, StepPlan
+from ensemble.pipeline.planners.contract import Outlook, Progress, StepContext, StepPlan
 from ensemble.pipeline.planners.single import SinglePlanner
 
 ACTION, PART, ALL = "action", "part", "all"
@@ -47,6 +47,13 @@ class PhasedPlanner:
     def gives(self, step: Step) -> frozenset[str]:
         return self._single.gives(step)
 
+    def outlook(self, step: Step, plan: StepPlan) -> Outlook:
+        if not _shared(step):
+            return Outlook(1)
+        phases = [(phase, step.parts if phase.shared else 1) for phase in _before_last(step)]
+        words = [f"{jobs} x {phase.action or 'part'}" if phase.shared else phase.action for phase, jobs in phases]
+        return Outlook(sum(jobs for _, jobs in phases) + 1, ", ".join([*words, "run"]))
+
     def values(self, output: Path) -> dict[str, Any]:
         return self._single.values(output)
 
@@ -58,13 +65,17 @@ def _shared(step: Step) -> bool:
 def _earlier(context: StepContext, whole: Task) -> list[list[Task]]:
     """The jobs of all phases but the last; `whole`, the stage as one job, tells what their results depend on."""
     phases: list[list[Task]] = []
-    for number, phase in enumerate(load_stage(context.step.stage).phases[:-1]):
+    for number, phase in enumerate(_before_last(context.step)):
         after = _after(context, phases)
         jobs = _jobs(phase, number, context.step.parts)
         phases.append(
             [context.task(name, {**context.parameters, **own}, [whole.key, own], after=after) for name, own in jobs]
         )
     return phases
+
+
+def _before_last(step: Step) -> tuple[Phase, ...]:
+    return load_stage(step.stage).phases[:-1]
 
 
 def _after(context: StepContext, phases: list[list[Task]]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 from apps.core.stage import load_stage
 from ensemble.pipeline.definition import Step
 from ensemble.pipeline.fingerprints import fingerprint
-from ensemble.pipeline.planners.contract import Progress, StepContext, StepPlan
+from ensemble.pipeline.planners.contract import Outlook, Progress, StepContext, StepPlan
 
 OUTPUT = "output"
 
@@ -27,12 +27,16 @@ class SinglePlanner:
         self._read: list[Any] | None = None
 
     def plan(self, context: StepContext, progress: Progress) -> StepPlan:
-        load_stage(context.step.stage).parameters.from_json(context.parameters, where=f"step {context.name}")
+        stage = load_stage(context.step.stage)
+        stage.parameters.from_json(context.parameters, where=f"step {context.name}")
         if self._read is None:
             self._read = fingerprint(_without_outputs(context.step.parameters))
         depends = [context.step.stage, context.parameters, context.upstream, self._read]
         task = context.task("run", context.parameters, depends, after=context.parents(), outputs=_outputs(context))
         outcome = progress.outcome(task)
+        if outcome is not None and outcome.record is not None and not stage.stands(outcome.record["result"]):
+            progress.spoil(task.key)
+            outcome = progress.outcome(task)
         if outcome is None or outcome.record is None:
             return StepPlan((task,), values=self.values(context.output))
         values = {**self.values(context.output), **outcome.record["result"]}
@@ -43,6 +47,9 @@ class SinglePlanner:
 
     def gives(self, step: Step) -> frozenset[str]:
         return frozenset({OUTPUT, *load_stage(step.stage).result.__struct_fields__})
+
+    def outlook(self, step: Step, plan: StepPlan) -> Outlook:
+        return Outlook(1)
 
     def values(self, output: Path) -> dict[str, Any]:
         return {OUTPUT: str(output)}

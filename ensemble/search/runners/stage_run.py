@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from apps.core.errors import DataError, FailureKind
+from apps.core.exits import exit_words
 from apps.core.parameters import json_hash, write_json
 from apps.core.ranks import LAUNCHERS, PMI_SOCKET, STEP
 from apps.core.stage import FAILURE_FILE, RESULT_FILE
@@ -171,7 +172,7 @@ def _without_a_word(run: StageRun, folder: Path, code: int) -> Ending:
         return _failed(FailureKind.HUNG, hung_message(run.time_limit_s, trace))
     if code == 0:
         return _failed(FailureKind.BUG, f"{run.stage} ended with exit code 0 but wrote no {RESULT_FILE}")
-    how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+    how = exit_words(code)
     message = f"the process ended with {how}, without a result and without naming a failure; see {folder / OUTPUT_FILE}"
     return _failed(FailureKind.KILLED, message)
 

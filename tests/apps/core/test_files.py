@@ -13,11 +13,14 @@ from pathlib import Path
 import pytest
 
 from apps.core import files
-from apps.core.errors import DataError
+from apps.core.errors import DataError, StateError
 from apps.core.files import (
     file_in_the_making,
     folder_in_the_making,
+    lock,
+    make_folder,
     move_folder,
+    put_back,
     replace_folder,
     write_atomically,
 )
@@ -257,3 +260,40 @@ def test_a_file_in_the_making_replaces_nothing_until_it_is_whole(tmp_path: Path)
     assert target.read_text() == "new" and not list(tmp_path.glob(".*"))
     with pytest.raises(DataError, match="cannot be written"), file_in_the_making(tmp_path / "no" / "c") as temporary:
         temporary.write_text("x")
+
+
+def test_a_folder_is_made_or_its_place_is_named(tmp_path: Path) -> None:
+    for _ in range(2):
+        make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("in the way")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(DataError, match=f"{place}: cannot be written"):
+            make_folder(place)
+
+
+def test_a_lock_is_for_one_or_for_those_that_share_it(tmp_path: Path) -> None:
+    path, output = tmp_path / ".lock", tmp_path / "output"
+    with path.open("a") as mine, path.open("a") as theirs:
+        lock(mine, output, alone=False)
+        lock(theirs, output, alone=False)
+        with path.open("a") as third, pytest.raises(StateError, match="output: another process works on this output"):
+            lock(third, output)
+    with path.open("a") as mine, path.open("a") as theirs:
+        lock(mine, output)
+        with pytest.raises(StateError, match="output: another process works on all of it"):
+            lock(theirs, output, alone=False)
+
+
+def test_only_a_whole_folder_without_another_in_its_place_is_put_back(tmp_path: Path) -> None:
+    target, old = tmp_path / "model", tmp_path / ".model.old"
+    old.mkdir()
+    put_back(target, "model.json")
+    assert names(tmp_path) == [".model.old"]
+    (old / "model.json").write_text("old")
+    target.mkdir()
+    put_back(target, "model.json")
+    assert names(tmp_path) == [".model.old", "model"]
+    target.rmdir()
+    put_back(target, "model.json")
+    assert names(tmp_path) == ["model"] and (target / "model.json").read_text() == "old"

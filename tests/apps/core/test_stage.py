@@ -270,7 +270,7 @@ def test_a_parameters_file_without_a_folder(parameters: Path, monkeypatch: pytes
 
 
 def test_an_unknown_stage_is_named() -> None:
-    with pytest.raises(DataError, match=r"'painting': no such stage; expected one of .*training"):
+    with pytest.raises(DataError, match=r"'painting': no such stage \(did you mean 'training'\?\); expected one of"):
         load_stage("painting")
 
 

@@ -20,6 +20,7 @@ from apps.core.volumes import (
     content_hash,
     create_shared_volume,
     new_volume,
+    open_labels,
     open_volume,
     open_volume_to_write,
     write_volume,
@@ -347,3 +348,14 @@ def test_a_damaged_zarr_chunk_is_named(tmp_path: Path) -> None:
     chunk.write_bytes(chunk.read_bytes()[:20])
     with pytest.raises(DataError, match=r"em\.zarr: .* cannot be read"):
         open_volume(str(tmp_path / "em.zarr")).read()
+
+
+def test_labels_are_integers_on_the_grid_of_the_image(tmp_path: Path) -> None:
+    for name, shape, dtype in (("image", 4, "uint8"), ("ids", 4, "int32"), ("short", 3, "int32"), ("f", 4, "float32")):
+        write_volume(tmp_path / f"{name}.zarr", numbers((shape, 4, 4), dtype), VOXELS_NM)
+    image = open_volume(str(tmp_path / "image.zarr"))
+    np.testing.assert_array_equal(open_labels(str(tmp_path / "ids.zarr"), image).read(), numbers((4, 4, 4), "int32"))
+    with pytest.raises(DataError, match=r"f\.zarr: has dtype float32; expected classes of an integer type"):
+        open_labels(str(tmp_path / "f.zarr"), image, "classes")
+    with pytest.raises(DataError, match=r"short\.zarr: has shape \(3, 4, 4\); expected .*image\.zarr, \(4, 4, 4\)"):
+        open_labels(str(tmp_path / "short.zarr"), image)

@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from apps.core.errors import DataError
+from apps.core.volumes import write_volume
 from ensemble.campaigns import CampaignPlan, create_campaign
 from ensemble.display import Display
 from ensemble.jobs import Task
+from ensemble.pipeline.chain import _picture
 from ensemble.pipeline.definition import Pipeline
 from ensemble.pipeline.run import RunReport, run_pipeline
+from ensemble.viewing.lineage import Record
 from ensemble.viewing.stores import Stores
 from tests.ensemble.pipeline.in_process import StageJobs
 
@@ -40,6 +45,7 @@ def test_the_report_names_what_every_step_gave_and_where_it_lies(tmp_path: Path)
     assert f"ensemble view {view}" in page
     stores = Stores.load(view)
     assert stores.image == str(tmp_path / "out" / "tissue" / "image.zarr") and stores.segmentation is None
+    assert stores.report == str(report.written.report)
 
 
 def test_a_step_that_failed_is_named_and_gives_nothing(tmp_path: Path) -> None:
@@ -52,3 +58,28 @@ def test_a_step_that_failed_is_named_and_gives_nothing(tmp_path: Path) -> None:
     assert "1 of 2 steps are done; not done: evaluation." in page
     assert "scores.vi" not in page and "nothing on this page tells errors" in page
     assert report.failures and "labels.zarr: is not there" in report.failures[0]
+
+
+def test_every_picture_is_of_the_segmentations_own_image(tmp_path: Path) -> None:
+    """Two blocks: records as their jobs leave them; the later block's image is of the same shape."""
+    records = list[Record]()
+    for number, block in enumerate("ab"):
+        image, labels, base = (str(tmp_path / f"{what}-{block}.zarr") for what in ("image", "labels", "base"))
+        for place, data in (
+            (image, np.full((4, 8, 8), 50 + number, np.uint8)),
+            (labels, np.ones((4, 8, 8), np.uint32)),
+        ):
+            write_volume(place, data, (8.0, 8.0, 8.0))
+        write_volume(base, np.full((2, 4, 4), 7, np.uint64), (8.0, 8.0, 8.0))
+        grid = {"box": {"offset": [1, 2, 2], "shape": [2, 4, 4]}}
+        for stage, parameters, result in (
+            ("phantom", {}, {"image": image, "labels": labels}),
+            ("inference", {"image": image, "output": f"/pieces-{block}"}, {}),
+            ("reconciliation", {"pieces": f"/pieces-{block}", "grid": grid}, {"segmentation": base}),
+        ):
+            cost = {"end": float(len(records))}
+            records.append(Record.of(parameters, {"stage": stage, "result": result, "cost": cost}))
+    for number, block in enumerate("ab"):
+        picture = _picture(f"base-{block}", str(tmp_path / f"base-{block}.zarr"), records)
+        assert np.all(picture.image == 50 + number) and picture.image.shape == (4, 4)
+        assert picture.title == f"base-{block}, z = 2" and picture.truth is not None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
 
 from analysis.quality import COLUMNS
 from apps.core.errors import EnsembleError, FailureKind
+from apps.core.volumes import write_volume
 from ensemble.campaigns import CampaignPlan, create_campaign
 from ensemble.cli.run import _conclude
 from ensemble.display import Display
@@ -24,6 +26,7 @@ from tests.ensemble.pipeline.in_process import StageJobs
 from tests.ensemble.pipeline.microscope import ALIGNMENT, MONTAGE, acquire, list_sections, spoil
 from tests.ensemble.test_cli import call
 
+PIPELINES = Path(__file__).parents[3] / "pipelines"
 Capture = pytest.CaptureFixture[str]
 
 
@@ -150,7 +153,7 @@ def test_exit_codes(
         outcomes[task.key] = Outcome(task.key, 1, None, failure, "went wrong")
     look = Look({"s": StepPlan((task,), settled)}, outcomes, frozenset())
     users_fault = failure is FailureKind.BAD_CONFIGURATION
-    failures = tuple(failures_of(look))
+    failures = tuple(failures_of(look, Path))
     report = RunReport(look, Written(tmp_path / "r"), failures, {"s": held} if held else {}, users_fault)
     found = 0
     try:
@@ -171,7 +174,57 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(capsys: Capture, tmp
     code, out, _ = call(capsys, "run", str(file), "--dry-run", "--out", str(tmp_path / "out"))
     assert code == 0 and "nothing was done" in out and not (tmp_path / "out").exists()
     (row,) = [line for line in out.splitlines() if "montage" in line]
-    assert [cell.strip() for cell in row.split("│")[1:6]] == ["montage", "montage", "2", "0", "0"]
+    assert cells(row) == ["montage", "montage", "2", "one for every section", ""]
+
+
+@pytest.mark.parametrize(
+    ("failure", "advice"),
+    [
+        (FailureKind.KILLED, "run the same command again: it goes on with what is missing"),
+        (FailureKind.BAD_CONFIGURATION, "mend that, and run the same command again"),
+        (FailureKind.BUG, "its log may tell more; the same command tries again"),
+    ],
+)
+def test_a_failure_names_step_and_job_and_log_and_what_to_do(failure: FailureKind, advice: str, tmp_path: Path) -> None:
+    task = Task("ffn/run-1", "training", {})
+    outcomes = {task.key: Outcome(task.key, 17, None, failure, "ended with signal 9 (SIGKILL)")}
+    look = Look({"ffn": StepPlan((task,))}, outcomes, frozenset())
+    (sentence,) = failures_of(look, lambda key: tmp_path / key)
+    said = f"step ffn, job 17 (ffn/run-1), {failure}: ended with signal 9 (SIGKILL)"
+    assert sentence == f"{said}; log: {tmp_path}/ffn/run-1/job.out; {advice}"
+
+
+def cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.split("│")[1:-1]]
+
+
+def test_a_dry_run_says_of_every_step_which_jobs_it_has_and_what_it_waits_for(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = call(capsys, "run", str(PIPELINES / "connectome.yml"), "--dry-run")
+    rows = {row[0]: row[2:] for line in out.splitlines() if len(row := cells(line)) == 5}
+    assert code == 0 and "0+" not in out
+    assert rows["tissue"] == ["1", "", ""]
+    assert rows["inference"] == ["3", "2 x part, run", "tissue, ffn"]
+    assert rows["reconciliation"] == ["6", "2 x compare, solve, 2 x relabel, run", "inference"]
+    assert rows["synapse_model"] == ["1", "", "lesson"]
+    assert "a run from nothing has 41 jobs" in out and "(?)" not in out  # as many as a run had
+    _, out, _ = call(capsys, "run", str(PIPELINES / "phantom.yml"), "--dry-run")
+    rows = {row[0]: row[2:] for line in out.splitlines() if len(row := cells(line)) == 5}
+    assert rows["montage"] == ["?", "one for every 4 sections", "tissue"]
+    assert rows["masking"] == ["?", "prepare, one for every 8 sections", "alignment, mask_model"]
+    assert "those of 3 steps (?) that are known once" in out
+
+
+def test_a_dry_run_counts_the_jobs_of_a_volume_that_is_there(capsys: Capture, tmp_path: Path) -> None:
+    write_volume(tmp_path / "image.zarr", np.ones((10, 8, 8), np.uint8), (40.0, 8.0, 8.0))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.json").write_text("{}")
+    step = "{stage: masking, parameters: {image: ./image.zarr, model: ./model}, grain: 4}"
+    (tmp_path / "flow.yml").write_text(f"steps:\n  masks: {step}\n")
+    code, out, err = call(capsys, "run", str(tmp_path / "flow.yml"), "--dry-run", "--out", str(tmp_path / "out"))
+    assert (code, err) == (0, "") and "a run from nothing has 4 jobs" in out  # prepare, and 0-3, 4-7, 8-9
 
 
 def test_what_is_said_and_written_while_a_pipeline_runs(tmp_path: Path) -> None:

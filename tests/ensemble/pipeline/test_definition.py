@@ -51,11 +51,6 @@ def test_without_a_gate_of_its_own_a_step_has_the_one_that_its_stage_suggests() 
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        ({"montage": {**MONTAGE, "stage": "montaje"}}, r"step montage: 'montaje': no such stage"),
-        (
-            {"montage": {**MONTAGE, "parameters": {"tile": "x"}}},
-            r"unknown parameter tile; expected some of tiles",
-        ),
         ({"montage": {**MONTAGE, "parameters": {"tiles": "./x", "search": -1}}}, r"step montage: .*>= 1"),
         (
             {"montage": MONTAGE, "a": {**ALIGNMENT, "parameters": {"montage": "${montage.output}", "workers": 0}}},
@@ -68,8 +63,34 @@ def test_without_a_gate_of_its_own_a_step_has_the_one_that_its_stage_suggests() 
             {"alignment": ALIGNMENT, "montage": MONTAGE},
             r"step alignment: names the step 'montage'; .*before it are: none",
         ),
-        ({"montage": MONTAGE, "a": {**ALIGNMENT, "parameters": {"montage": "${montage}"}}}, r"of the form"),
-        ({"montage": {**MONTAGE, "after": ["phantom"]}}, r"names the step 'phantom'"),
+        ({"montage": {**MONTAGE, "after": ["phantom"]}}, r"names the step 'phantom', which there is not"),
+        ({"montage": MONTAGE, "a": {**ALIGNMENT, "after": ["montag"]}}, r"'montag' \(did you mean 'montage'\?\)"),
+        (
+            {"montage": {**MONTAGE, "stage": "montaje"}},
+            r"step montage: 'montaje': no such stage \(did you mean 'montage'\?\)",
+        ),
+        (
+            {"montage": {**MONTAGE, "parameters": {"tile": "x"}}},
+            r"unknown parameter tile \(did you mean 'tiles'\?\); expected some of tiles",
+        ),
+        ({"montage": {**MONTAGE, "after": ["montage"]}}, r"step montage: names itself"),
+        (
+            {"montage": {**MONTAGE, "after": ["b"]}, "a": ALIGNMENT, "b": {**ALIGNMENT, "after": ["a"]}},
+            r"step montage: names the step 'b'; steps go in a circle: montage waits for b waits for montage",
+        ),
+        (
+            {
+                "m": {**MONTAGE, "parameters": {"tiles": "./t", "output": "./x"}},
+                "n": {**MONTAGE, "parameters": {"tiles": "./t", "output": "./y/../x/"}},
+            },
+            r"step n: has the output x of step m",
+        ),
+        ({"montage": MONTAGE, "a": {**ALIGNMENT, "parameters": {"montage": "${montage}"}}}, r"step a: .*of the form"),
+        ({"s": {"stage": "inference", "parameters": {"model": "mine"}}}, r"`ensemble models show mine`"),
+        (
+            {"s": {"stage": "training", "parameters": {"volumes": [{"image": "em.zarr"}]}}},
+            r"step s: volumes.0.image 'em.zarr': begin it with \./",
+        ),
         ({"a/b": MONTAGE}, r"step 'a/b'"),
         ({}, r"steps"),
     ],
@@ -86,6 +107,8 @@ def test_what_cannot_work_is_said_before_anything_is_done(steps: dict[str, Any],
         ("steps:\n  a: {stage: montage}\n  a: {stage: phantom}\n", "'a' is given twice"),
         ("- a\n", "expected `name` and `steps`"),
         ("name: b\nstep: {}\n", "step"),
+        ("steps:\n  a:\n", "step a: expected `stage` and `parameters`, not None"),
+        ("steps:\n  a: {stage: montage, part: 2}\n", r"unknown field `part` \(did you mean 'parts'\?\)"),
     ],
 )
 def test_files_that_are_no_pipeline(text: str, message: str, tmp_path: Path) -> None:

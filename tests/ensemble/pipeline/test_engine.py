@@ -411,7 +411,11 @@ def test_what_is_revoked_while_the_pipeline_runs_is_held_again(tiles: Path, tmp_
     ("step", "more", "message"),
     [
         ("alignment", {"action": "solve"}, "step alignment: the pipeline decides about action"),
-        ("alignment", {"montage": "${montage.outptu}"}, r"\$\{montage.outptu\}: step montage gives output"),
+        (
+            "alignment",
+            {"montage": "${montage.outptu}"},
+            r"\$\{montage.outptu\} \(did you mean 'output'\?\): step montage gives output",
+        ),
         ("montage", {"sections": [0, 40]}, r"sections \[40\]: not in .*tiles.csv, which has 6 sections from 0 to 5"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,21 @@ def test_what_is_done_is_done_by_however_many_parts(tmp_path: Path) -> None:
     for parts in (3, 1, 5):
         assert run(pipeline(parts), tmp_path / "out", jobs).settled
         assert jobs.take() == []
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_volume_that_is_made_anew_gets_its_levels_again(tmp_path: Path, parts: int) -> None:
+    jobs = StageJobs()
+    first = run(pipeline(parts), tmp_path / "out", jobs)
+    before = top_level(first)
+    jobs.take()
+    shutil.rmtree(tmp_path / "out" / "tissue")
+    again = run(pipeline(parts), tmp_path / "out", jobs)
+    assert again.settled
+    assert jobs.take() == ["tissue/run", "levels/run"], "the last job makes all that is missing"
+    assert top_level(again) == before
+    assert run(pipeline(parts), tmp_path / "out", jobs).settled
+    assert jobs.take() == []
 
 
 def test_a_part_that_failed_is_done_again_and_the_last_job_waits_for_it(tmp_path: Path) -> None:
