@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import zarr
 from msgspec import Meta
@@ -25,7 +25,17 @@ from apps.core.stage import Stage
 from apps.core.volumes import Volume, open_volume
 from apps.multiscale.building import Kind, Site, build_tower
 from apps.multiscale.pyramid import Level, Pyramid, plan_pyramid, storeys, tower, tower_count
-from apps.multiscale.storage import Store, check_free, clear, has_leftovers, hold, is_published, prepare, publish
+from apps.multiscale.storage import (
+    Store,
+    check_free,
+    clear,
+    has_leftovers,
+    has_levels,
+    hold,
+    is_published,
+    prepare,
+    publish,
+)
 
 # A tower: its storey, and its number in the storey.
 Piece = tuple[int, int]
@@ -116,6 +126,18 @@ def run(parameters: MultiscaleParameters, report: Reporter) -> MultiscaleResult:
     return _result(parameters, store.pyramid, parameters.part is None, made, towers)
 
 
+def stands(result: dict[str, Any]) -> bool:
+    """Whether the volume has the levels that a result (plain JSON) tells of: it may have been made anew without them.
+
+    What a part has built is not asked for: the job that completes the levels builds what is missing.
+    """
+    try:
+        known = MultiscaleResult.from_json(result)
+    except ParameterError:
+        return False  # of another version
+    return not known.complete or has_levels(Path(known.volume), known.levels)
+
+
 def _plan(parameters: MultiscaleParameters, volume: Volume) -> Store:
     array, size = volume.array, volume.voxel_size_nm
     if not isinstance(array, zarr.Array) or size is None:
@@ -199,5 +221,6 @@ STAGE = Stage(
     result=MultiscaleResult,
     run=run,
     example={"volume": "data/image.zarr", "kind": "image", "workers": 2},
+    stands=stands,
     phases=(Phase(shared=True), Phase()),
 )

@@ -14,7 +14,7 @@ import copy
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +27,7 @@ from apps.core.files import lock, replace_folder, try_lock
 from apps.core.parameters import json_hash, write_json
 from apps.core.volumes import Volume, open_volume
 from apps.multiscale.building import RULES, Kind
-from apps.multiscale.pyramid import Pyramid
+from apps.multiscale.pyramid import Level, Pyramid
 
 _WORK, _REMOVED = ".multiscale-", ".removed"
 _METADATA = "zarr.json"
@@ -120,6 +120,16 @@ def is_published(store: Store) -> bool:
     return current == _described(store, current) and all(
         (store.folder / level.path / _METADATA).is_file() for level in store.pyramid.levels
     )
+
+
+def has_levels(folder: Path, levels: Sequence[Level]) -> bool:
+    """Whether a volume has just these levels, by its metadata and those of the arrays; `levels` from level 0 on."""
+    try:
+        named = [entry["path"] for entry in _multiscale(_read_metadata(folder))["datasets"]]
+        shapes = [json.loads((folder / path / _METADATA).read_text())["shape"] for path in named]
+    except (DataError, OSError, ValueError, KeyError, TypeError):
+        return False
+    return named == [level.path for level in levels] and shapes == [list(level.shape) for level in levels]
 
 
 def check_free(store: Store, replace: bool) -> None:

@@ -15,33 +15,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
 
 import fastremap
 import numpy as np
-import pyarrow.parquet as pq
-from msgspec import Meta
 from numpy.typing import NDArray
 
 from apps.core.boxes import Box, Triple
 from apps.core.errors import DataError, ParameterError, StateError
-from apps.core.parameters import Parameters, json_hash
+from apps.core.files import make_folder
+from apps.core.parameters import json_hash
 from apps.core.volumes import Array, Volume, VoxelSize, create_shared_volume, open_volume, open_volume_to_write
+from apps.reconciliation.box_records import BoxRecord, EarlierRecords
+from apps.reconciliation.settings import IN_THE_MAKING
 from apps.reconciliation.solution import Solution
 from apps.reconciliation.units import UnitFiles
 
-_FORMAT = 1
-
-
-class BoxRecord(Parameters, frozen=True, kw_only=True):
-    """A write box whose voxels are there."""
-
-    subvolume: Annotated[int, Meta(description="its number")]
-    identity: Annotated[str, Meta(description="hash of what the voxels depend on")]
-    sha256: Annotated[str, Meta(description="of the voxels, uint64 in C order, little-endian")]
-    voxels: Annotated[int, Meta(description="of the box")]
-    filled: Annotated[int, Meta(description="of those, the ones that are of an object")]
-    objects: Annotated[int, Meta(description="objects in the box")]
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -64,15 +53,12 @@ class Making:
 
     @property
     def path(self) -> Path:
-        return self.units.work / "segmentation.zarr"
+        return self.units.work / IN_THE_MAKING
 
     @cached_property
-    def earlier(self) -> dict[int, BoxRecord]:
-        """The manifest's records by subvolume; none where there is no manifest."""
-        if not self.manifest.is_file():
-            return {}
-        rows = pq.read_table(self.manifest, columns=list(BoxRecord.__struct_fields__)).to_pylist()
-        return {row["subvolume"]: BoxRecord(**row) for row in rows}
+    def earlier(self) -> EarlierRecords:
+        """The manifest's records."""
+        return EarlierRecords.read(self.manifest)
 
     @property
     def voxel_size(self) -> VoxelSize:
@@ -85,16 +71,21 @@ class Making:
             raise StateError(f"{self.path}: is not there; run the action solve first")
         return open_volume_to_write(self.path)
 
+    def corners(self, number: int) -> tuple[Triple, Triple]:
+        """First corner and end of the write box of a subvolume, zyx in the volume's coordinates."""
+        oz, oy, ox = self.units.pieces.grid.box.offset
+        (z0, z1), (y0, y1), (x0, x1) = self.units.surroundings.write_box(number)
+        return (z0 - oz, y0 - oy, x0 - ox), (z1 - oz, y1 - oy, x1 - ox)
+
     def box(self, number: int) -> Box:
         """The write box of a subvolume, in the volume's coordinates."""
-        oz, oy, ox = self.units.pieces.grid.box.offset
-        return self.units.pieces.grid.subvolume(number).write_box.translate((-oz, -oy, -ox))
+        return Box.between(*self.corners(number))
 
     def identity(self, number: int) -> str:
         """What the voxels of a box depend on."""
         local, objects = self.solution.mapping(number)
         mapping = hashlib.sha256(local.tobytes() + objects.tobytes()).hexdigest()
-        return json_hash([_FORMAT, self.box(number).to_dict(), self.units.content(number), mapping])
+        return json_hash([_FORMAT, self.corners(number), self.units.content(number), mapping])
 
     def is_finished(self) -> bool:
         """Whether the output is there, and of just these boxes."""
@@ -104,7 +95,7 @@ class Making:
             and self.output.is_dir()
             and len(self.earlier) == count
             and self._is_alike(self.output)
-            and all(self.earlier[number].identity == self.identity(number) for number in range(count))
+            and all(self.earlier.identity(number) == self.identity(number) for number in range(count))
         )
 
     def prepare(self) -> None:
@@ -113,8 +104,9 @@ class Making:
             return
         # Records first: without them nothing is taken for written.
         for leftover in (self._records, self.path):
-            if leftover.exists():
+            if leftover.is_dir():
                 shutil.rmtree(leftover)
+            leftover.unlink(missing_ok=True)
         shape = self.units.pieces.grid.box.shape
         create_shared_volume(self.path, shape, np.uint64, self.voxel_size, self.chunks)
 
@@ -130,10 +122,16 @@ class Making:
         """Have the box of a subvolume written; returns False where it was there."""
         if self.record(number) is not None:
             return False
-        # A kill between chunks must not leave a record of what is no longer there.
-        self._record(number).unlink(missing_ok=True)
-        record = self._take_over(number) or self._relabel(number)
-        self._record(number).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # A kill between chunks must not leave a record of what is no longer there.
+            self._record(number).unlink(missing_ok=True)
+            record = self._take_over(number) or self._relabel(number)
+        except OSError as error:
+            why = error.strerror or error
+            raise DataError(
+                f"{self.path}: {self.box(number)} cannot be written ({why}); give a place with room"
+            ) from error
+        make_folder(self._record(number).parent)
         record.save(self._record(number))
         return True
 
@@ -146,7 +144,7 @@ class Making:
         return self.units.work / "boxes"
 
     def _record(self, number: int) -> Path:
-        return self._records / f"{number // 1_000_000:03d}" / f"{number // 1000 % 1000:03d}" / f"{number:09d}.json"
+        return self._records / f"{number // 1_000_000:03d}/{number // 1000 % 1000:03d}/{number:09d}.json"
 
     def _is_alike(self, path: Path) -> bool:
         """Whether a volume has the shape, chunks and voxel size that this one is to have."""
@@ -166,17 +164,12 @@ class Making:
         units.check_piece(number)  # it was not replaced while it was read
         local, objects = self.solution.mapping(number)
         voxels = relabel(labels, local, objects)
-        box = self.box(number)
-        try:
-            self.volume.write(box, voxels)
-        except OSError as error:
-            why = error.strerror or error
-            raise DataError(f"{self.path}: {box} cannot be written ({why}); give a place with room") from error
+        self.volume.write(self.box(number), voxels)
         return _describe(number, self.identity(number), voxels)
 
     def _take_over(self, number: int) -> BoxRecord | None:
         """Give the volume the chunks that the output has of a box, where they are what is wanted; else None."""
-        earlier = self.earlier.get(number)
+        earlier = self.earlier.record(number)
         if earlier is None or earlier.identity != self.identity(number) or not self._fits:
             return None
         box = self.box(number)

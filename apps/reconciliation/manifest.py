@@ -8,14 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from apps.core.boxes import Box
+from apps.core.boxes import Box, Triple
 from apps.core.errors import DataError, StateError
 from apps.core.files import file_in_the_making, move_folder
 from apps.core.progress import Reporter
 from apps.core.volumes import open_volume
-from apps.reconciliation.making import BoxRecord, Making, sha256
-
-MANIFEST = "manifest.parquet"
+from apps.reconciliation.box_records import BoxRecord
+from apps.reconciliation.making import Making, sha256
 
 _SCHEMA = pa.schema(
     [
@@ -41,7 +40,7 @@ def finish(making: Making, report: Reporter) -> None:
             record = making.record(number)
             if record is None:
                 raise StateError(f"subvolume {number}: its box is not written yet; run the action relabel first")
-            rows.append(_row(making.box(number), record))
+            rows.append(_row(making.corners(number), record))
             if len(rows) == _ROWS or number + 1 == count:
                 writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
                 rows = []
@@ -58,7 +57,13 @@ def verify(output: Path, manifest: Path, report: Reporter) -> int:
     """
     if not manifest.is_file():
         raise DataError(f"{manifest}: no such file; expected the manifest of {output}")
-    volume, table = open_volume(str(output)), pq.ParquetFile(manifest)
+    volume = open_volume(str(output))
+    try:
+        table = pq.ParquetFile(manifest)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{manifest}: is damaged ({error}); remove it and {output}, and run the reconciliation again"
+        ) from error
     count, done, voxels = table.metadata.num_rows, 0, 0
     wrong: list[str] = []
     for batch in table.iter_batches(_ROWS):
@@ -84,13 +89,13 @@ def verify(output: Path, manifest: Path, report: Reporter) -> int:
     return count
 
 
-def _row(box: Box, record: BoxRecord) -> dict[str, Any]:
-    corners = {
+def _row(corners: tuple[Triple, Triple], record: BoxRecord) -> dict[str, Any]:
+    named = {
         f"{axis}_{side}": corner[place]
-        for side, corner in (("begin", box.offset), ("end", box.end))
+        for side, corner in zip(("begin", "end"), corners, strict=True)
         for place, axis in enumerate("zyx")
     }
-    return corners | record.to_dict()
+    return named | record.to_dict()
 
 
 def _box(row: dict[str, Any]) -> Box:

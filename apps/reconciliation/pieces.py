@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,7 @@ class Pieces:
         Raises DataError where the piece is missing.
         """
         try:
-            status = (self.path(number) / "zarr.json").stat()
+            status = os.stat(f"{self.path(number)}/zarr.json")  # noqa: PTH116 (a million times)
         except OSError as error:
             raise _missing(number, self.path(number)) from error
         return f"{status.st_mtime_ns}-{status.st_size}"

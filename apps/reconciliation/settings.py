@@ -18,6 +18,9 @@ from apps.reconciliation.linking import LinkRule
 
 Action = Literal["all", "compare", "solve", "relabel", "finish", "verify"]
 
+# In the work folder: the volume until it gets its name, and the boxes of the one that has it.
+IN_THE_MAKING, MANIFEST = "segmentation.zarr", "manifest.parquet"
+
 _SHARED = ("compare", "relabel")
 _USUAL_CHUNK = 64
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 16, 128

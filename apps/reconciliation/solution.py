@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from apps.core.errors import StateError
+from apps.core.errors import DataError, ParameterError, StateError
 from apps.core.parameters import Parameters
 from apps.core.volumes import VoxelSize
 from apps.reconciliation.nodes import NodeTable
@@ -64,10 +64,15 @@ class Solution:
 
     @classmethod
     def open(cls, folder: Path) -> Solution | None:
-        """The solution in a folder; None where there is none."""
-        if not (folder / SUMMARY).is_file():
+        """The solution in a folder; None where there is none, or not all of it."""
+        try:
+            found = cls(folder, SolutionRecord.load(folder / SUMMARY))
+            rows = int(found.starts[-1])
+            sizes = [(folder / name).stat().st_size for name in (LOCAL, OBJECT)]
+        except (DataError, ParameterError, OSError, IndexError):
             return None
-        return cls(folder, SolutionRecord.load(folder / SUMMARY))
+        tables = all((folder / name).is_file() for name in (LINKS, OBJECTS, SEAMS))
+        return found if tables and sizes == [4 * rows, 8 * rows] else None
 
     @classmethod
     def expect(cls, folder: Path) -> Solution:
@@ -89,15 +94,27 @@ class Solution:
     def mapping(self, subvolume: int) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
         """(ids in the subvolume, ascending; their objects' ids), [n] each."""
         start, end = (int(row) for row in self.starts[subvolume : subvolume + 2])
-        local = np.fromfile(self.folder / LOCAL, np.uint32, end - start, offset=4 * start)
-        return local, np.fromfile(self.folder / OBJECT, np.uint64, end - start, offset=8 * start)
+        return self._local[start:end], self._object[start:end]
+
+    @cached_property
+    def _local(self) -> NDArray[np.uint32]:
+        return _mapped(self.folder / LOCAL, np.uint32)
+
+    @cached_property
+    def _object(self) -> NDArray[np.uint64]:
+        return _mapped(self.folder / OBJECT, np.uint64)
 
     @cached_property
     def nodes(self) -> NodeTable:
         """The numbering of supervoxels by rows of the mapping."""
         sizes = np.diff(self.starts)
-        last = np.memmap(self.folder / LOCAL, np.uint32, "r") if self.starts[-1] else np.empty(0, np.uint32)
+        last = self._local
         dense = sizes == 0
         filled = np.flatnonzero(~dense)
         dense[filled] = last[self.starts[filled + 1] - 1] == sizes[filled]
         return NodeTable(self.starts, dense, self.folder / LOCAL)
+
+
+def _mapped(file: Path, dtype: type[Any]) -> NDArray[Any]:
+    """A file of numbers, of which what is looked at is read; there may be none in it."""
+    return np.asarray(np.memmap(file, dtype, "r")) if file.stat().st_size else np.empty(0, dtype)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,10 +25,16 @@ from apps.core.stage import Stage
 from apps.core.volumes import VoxelSize
 from apps.reconciliation.linking import LinkRule
 from apps.reconciliation.making import Making
-from apps.reconciliation.manifest import MANIFEST, finish, verify
+from apps.reconciliation.manifest import finish, verify
 from apps.reconciliation.pair_lists import read_pairs
 from apps.reconciliation.pieces import Pieces
-from apps.reconciliation.settings import ReconciliationParameters, ReconciliationResult, SeamSummary, choose_chunks
+from apps.reconciliation.settings import (
+    MANIFEST,
+    ReconciliationParameters,
+    ReconciliationResult,
+    SeamSummary,
+    choose_chunks,
+)
 from apps.reconciliation.solution import OBJECTS, SEAMS, SUMMARY, Solution, SolutionRecord
 from apps.reconciliation.solving import Rules, solve
 from apps.reconciliation.units import UnitFiles
@@ -56,17 +63,29 @@ def run(parameters: ReconciliationParameters, report: Reporter) -> Reconciliatio
     done = 0
     with _hold(parameters.work_folder, Path(parameters.output), alone=parameters.part is None):
         for number, phase in enumerate(phases):
-            within = _within(report, number, len(phases))
-            if phase == "compare":
-                done += _compare(parameters, within)
-            elif phase == "solve":
-                _solve(parameters, rules, within)
-            elif phase == "relabel":
-                done += _relabel(parameters, rules, within)
-            else:
-                _finish(parameters, rules, within)
+            try:
+                done += _do(phase, parameters, rules, _within(report, number, len(phases)))
+            except OSError as error:
+                why = error.strerror or error
+                raise DataError(
+                    f"{error.filename or parameters.work_folder}: cannot be read or written ({why}); see to it, and "
+                    "run the same again"
+                ) from error
     report(1, 1, "done")
     return _result(parameters, done)
+
+
+def _do(phase: str, parameters: ReconciliationParameters, rules: Rules, report: Reporter) -> int:
+    """One phase; returns how many units were done."""
+    if phase == "compare":
+        return _compare(parameters, report)
+    if phase == "relabel":
+        return _relabel(parameters, rules, report)
+    if phase == "solve":
+        _solve(parameters, rules, report)
+    else:
+        _finish(parameters, rules, report)
+    return 0
 
 
 def _units(parameters: ReconciliationParameters) -> UnitFiles:
@@ -75,23 +94,24 @@ def _units(parameters: ReconciliationParameters) -> UnitFiles:
 
 def _compare(parameters: ReconciliationParameters, report: Reporter) -> int:
     """Plan and do: a unit file for each subvolume of the share; returns how many were made."""
-    units, made = _units(parameters), 0
-    work = share(len(units), parameters.part)
-    for done, number in enumerate(work):
+    units = _units(parameters)
+    work, old = share(len(units), parameters.part), array("q")
+    for number, header in units.current(work):
+        report(0, len(work), "checking units")
+        if header is None:
+            old.append(number)
+    for done, number in enumerate(old, start=len(work) - len(old)):
         report(done, len(work), "comparing subvolumes")
-        if not units.is_current(number):
-            units.make(number)
-            made += 1
-    return made
+        units.make(number)
+    return len(old)
 
 
 def _solve(parameters: ReconciliationParameters, rules: Rules, report: Reporter) -> None:
     """Collect: the objects, from all units; and a volume for the relabelled boxes."""
     units = _units(parameters)
     everything, sizes = hashlib.sha256(), set()
-    for number in range(len(units)):
+    for number, (digest, size) in enumerate(units.check_current()):
         report(number, 2 * len(units), "checking units")
-        digest, size = units.check_current(number)
         everything.update(digest.encode())
         sizes.add(size)
     voxel_size = parameters.voxel_size_nm or _only(sizes)
@@ -113,6 +133,7 @@ def _relabel(parameters: ReconciliationParameters, rules: Rules, report: Reporte
     making = _making(parameters, rules)
     if not making.path.exists() and making.is_finished():
         return 0
+    making.volume  # noqa: B018 (a clear error where it is not there, though its boxes' records may be)
     work, made = share(len(making.units), parameters.part), 0
     for done, number in enumerate(work):
         report(done, len(work), "relabelling")

@@ -7,26 +7,29 @@ its own unit and those of its lower neighbours out of date, and no other.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from apps.core.errors import DataError, StateError
-from apps.core.parameters import json_hash
+from apps.core.files import make_folder
 from apps.core.volumes import VoxelSize
 from apps.reconciliation.columns import Header, read_columns, read_header, write_columns
 from apps.reconciliation.comparing import compare_face, join_faces, list_objects
 from apps.reconciliation.observations import Objects, Unit, from_columns, objects_of, to_columns
 from apps.reconciliation.pieces import Pieces
+from apps.reconciliation.surroundings import Surroundings
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def unit_path(work: Path, number: int) -> Path:
     """No folder holds more than a thousand."""
-    return work / "units" / f"{number // 1_000_000:03d}" / f"{number // 1000 % 1000:03d}" / f"{number:09d}.columns"
+    return work / f"units/{number // 1_000_000:03d}/{number // 1000 % 1000:03d}/{number:09d}.columns"
 
 
 def compare_unit(pieces: Pieces, number: int) -> tuple[Unit, str]:
@@ -65,32 +68,43 @@ class UnitFiles:
     def make(self, number: int) -> None:
         """Compare subvolume `number` with its neighbours and keep what is found."""
         # Taken before the labels are read: a piece that is replaced meanwhile then makes this unit out of date.
-        about = self._origin(number)
+        about = self._origin(number, self.pieces.stamp)
         unit, content = compare_unit(self.pieces, number)
         about |= {"content": content, "voxel_size_nm": self.pieces.voxel_size(number)}
-        self.path(number).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path(number).parent)
         write_columns(self.path(number), about, to_columns(unit))
 
-    def is_current(self, number: int) -> bool:
-        """Whether the unit is there, and of the pieces as they are now; raises DataError where a piece is missing."""
-        origin = self._origin(number)
-        try:
-            header = read_header(self.path(number))
-        except DataError:
-            return False  # a damaged one is made anew
-        return header is not None and header.about.items() >= origin.items()
+    def current(self, numbers: Iterable[int]) -> Iterator[tuple[int, Header | None]]:
+        """(number, header) of each unit, for ascending numbers; None where it is not there, or not of the pieces as
+        they are now.
 
-    def check_current(self, number: int) -> tuple[str, VoxelSize]:
-        """(digest, voxel size) of a unit; raises StateError where it is missing or out of date."""
-        if not self.is_current(number):
-            what = "has changed since it was compared" if self.path(number).exists() else "is not compared yet"
-            raise StateError(f"subvolume {number}: it or a neighbour of it {what}; run the action compare first")
-        header = self._header(number)
-        z, y, x = header.about["voxel_size_nm"]
-        return header.digest, (float(z), float(y), float(x))
+        Every piece is looked at once, and not once for each neighbour.  Raises DataError where one is missing.
+        """
+        stamps: dict[int, str] = {}
 
-    def digest(self, number: int) -> str:
-        return self._header(number).digest
+        def stamp(number: int) -> str:
+            known = stamps.get(number)
+            if known is None:
+                known = stamps[number] = self.pieces.stamp(number)
+            return known
+
+        for number in numbers:
+            origin = self._origin(number, stamp)
+            del stamps[number]  # the next ones see subvolumes of higher number only
+            try:
+                header = read_header(self.path(number))
+            except DataError:
+                header = None  # a damaged one is made anew
+            yield number, header if header is not None and header.about.items() >= origin.items() else None
+
+    def check_current(self) -> Iterator[tuple[str, VoxelSize]]:
+        """(digest, voxel size) of every unit, in their order; raises StateError where one is missing or out of date."""
+        for number, header in self.current(range(len(self))):
+            if header is None:
+                what = "has changed since it was compared" if self.path(number).exists() else "is not compared yet"
+                raise StateError(f"subvolume {number}: it or a neighbour of it {what}; run the action compare first")
+            z, y, x = header.about["voxel_size_nm"]
+            yield header.digest, (float(z), float(y), float(x))
 
     def content(self, number: int) -> str:
         """SHA-256 of the labels that were compared (of the read box, uint32)."""
@@ -110,13 +124,14 @@ class UnitFiles:
                 "solve again"
             )
 
-    def _origin(self, number: int) -> dict[str, Any]:
+    @cached_property
+    def surroundings(self) -> Surroundings:
+        return Surroundings(self.pieces.grid)
+
+    def _origin(self, number: int, stamp: Callable[[int], str]) -> dict[str, Any]:
         """What the unit depends on: the format, the boxes, and the pieces (its own first) by their stamps."""
-        grid = self.pieces.grid
-        subvolume, neighbours = grid.subvolume(number), grid.neighbours(number)
-        boxes = [subvolume.to_dict(), *([other, common.to_dict()] for other, common in neighbours)]
-        stamps = [self.pieces.stamp(which) for which in (number, *(other for other, _ in neighbours))]
-        return {"format": _FORMAT, "boxes": json_hash(boxes), "pieces": stamps}
+        pieces = [stamp(which) for which in (number, *self.surroundings.neighbours(number))]
+        return {"format": _FORMAT, "boxes": self.surroundings.digest(number), "pieces": pieces}
 
     def _header(self, number: int) -> Header:
         header = read_header(self.path(number))

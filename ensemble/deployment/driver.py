@@ -4,11 +4,14 @@ The driver submits a bounded number of jobs at a time and learns of their ends t
 jobs is submitted when those have ended well, and not left waiting in Balsam: one that fails there would strand it.
 A job that fails with several subvolumes is taken apart: those that are done stay, each of the others gets a job of its
 own.  What a killed driver had submitted goes on without it, and the next one finds it.
+
+Whether what an earlier job has done still stands is told by the jobs' ids, which one database gives in the order of
+submission, and not by times, as the clocks of nodes differ: a job is submitted when all that it builds on has ended, so
+it stands where its id is the greatest of theirs.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from apps.core.errors import EnsembleError, StateError
+from apps.reconciliation.settings import IN_THE_MAKING
 from ensemble.deployment.lattice import Lattice
 from ensemble.deployment.pieces import Pieces, PiecesOnDisk
 from ensemble.deployment.plan import DeploymentPlan
@@ -71,8 +75,8 @@ class Driver:
         masked = np.ones(len(plan.grid), bool)
         masked[plan.to_segment()] = False
         self._masked = masked
-        # Whatever began before that has worked on something older than what is there now, and is done again.
-        self._changed = self._lost = time.time() if self._is_lost() else 0.0
+        self._newest = 0  # id of the job that was submitted last, of all whose work is there
+        self._builds_on: dict[str, int] = {}  # of the jobs under way: the newest job that it needs the work of
 
     def run(self, evaluate: bool) -> Records:
         """Do all that is not done.
@@ -81,6 +85,8 @@ class Driver:
         TaskRejectedError or TaskFailedError where another job fails.
         """
         self.progress = VoxelProgress(int(self._lattice.write_voxels(self.plan.to_segment()).sum()))
+        if self._is_lost():
+            self._forget_reconciliation()
         self._readiness = Readiness(self._lattice, self._shares) if self._shares > 1 else None
         self._segment()
         if self._failed:
@@ -91,11 +97,28 @@ class Driver:
         return self.records
 
     def _is_lost(self) -> bool:
-        """Whether the work of reconciliation, or what it ended with, was taken away."""
+        """Whether the work of reconciliation, what it was making, or what it ended with, was taken away."""
         if not self.plan.work.is_dir():
             return True
-        last = self.jobs.outcome(self.tasks.reconcile("all" if self._shares == 1 else "finish").key)
-        return last is not None and last.failure is None and not Path(self.plan.output).exists()
+        last = self._done(self.tasks.reconcile("all" if self._shares == 1 else "finish"))
+        solved = 0 if self._shares == 1 else self._done(self.tasks.reconcile("solve"))
+        if last > solved:
+            return not Path(self.plan.output).exists()
+        return solved > 0 and not (self.plan.work / IN_THE_MAKING).is_dir()
+
+    def _done(self, task: Task) -> int:
+        """Id of the job that has done a task; 0 where none has."""
+        known = self.jobs.outcome(task.key)
+        return 0 if known is None or known.failure is not None else known.job_id
+
+    def _forget_reconciliation(self) -> None:
+        """Have all of its jobs done again: they find what is there, and make what is not."""
+        shares = range(self._shares) if self._shares > 1 else ()
+        tasks = (
+            *(self.tasks.reconcile(action) for action in ("all", "solve", "finish")),
+            *(self.tasks.reconcile(action, index) for action in ("compare", "relabel") for index in shares),
+        )
+        self.jobs.forget([task.key for task in tasks if self.jobs.outcome(task.key) is not None])
 
     def _segment(self) -> None:
         source = self.tasks.segmenting()
@@ -105,7 +128,7 @@ class Driver:
                 if segmenting is None:
                     self._after("compare", task, outcome)
                 elif outcome.failure is None:
-                    self._segmented(segmenting.numbers, outcome.record or {}, made_now=True)
+                    self._segmented(segmenting.numbers, outcome.record or {}, outcome.job_id, made_now=True)
                 else:
                     self._take_apart(segmenting, outcome)
             self._tell(self.progress)
@@ -125,28 +148,30 @@ class Driver:
                 if all(map(self._pieces.there, segmenting.numbers)):
                     # One that failed has its pieces from jobs of their own.
                     record = known.record or self._pieces.record(segmenting.numbers)
-                    self._segmented(segmenting.numbers, record, made_now=False)
+                    others = () if known.record else map(self.tasks.segment_alone, segmenting.numbers)
+                    newest = max(known.job_id, *(self._done(other.task) for other in others), 0)
+                    self._segmented(segmenting.numbers, record, newest, made_now=False)
                     continue
                 self.jobs.forget([segmenting.task.key])
             self._segmenting[segmenting.task.key] = segmenting
             self.window.submit(segmenting.task)
         return len(self.window) > 0
 
-    def _segmented(self, numbers: Sequence[int], record: dict[str, Any], made_now: bool) -> None:
-        """Take note of subvolumes that are done."""
+    def _segmented(self, numbers: Sequence[int], record: dict[str, Any], job: int, made_now: bool) -> None:
+        """Take note of subvolumes that are done; none by a job newer than `job`."""
         self.records.add("inference", record)
-        done, when = np.array(numbers, np.int64), float(record["cost"]["end"])
+        done = np.array(numbers, np.int64)
         self.progress.add(int(self._lattice.write_voxels(done[~self._masked[done]]).sum()), made_now)
-        self._changed = max(self._changed, when)
+        self._newest = max(self._newest, job)
         if self._readiness is not None:
-            self._ready.extend(self._readiness.done(done, when))
+            self._ready.extend(self._readiness.done(done, job))
 
     def _take_apart(self, segmenting: Segmenting, outcome: Outcome) -> None:
         """Keep what a failed job has done, and have each of the others done by itself, a bounded number of times."""
         there = [number for number in segmenting.numbers if self._pieces.there(number)]
         left = [number for number in segmenting.numbers if number not in there]
         if there:
-            self._segmented(there, self._pieces.record(there), made_now=True)
+            self._segmented(there, self._pieces.record(there), outcome.job_id, made_now=True)
         if len(segmenting.numbers) > 1:
             self._alone.extend(left)
             return
@@ -187,20 +212,20 @@ class Driver:
     def _shared(self, action: Action) -> None:
         """All shares of a phase."""
         tasks = (self.tasks.reconcile(action, index) for index in range(self._shares))
-        changed = self._changed
+        needed = self._newest
         more = True
         while more or len(self.window):
             while more and not self.window.full:
                 task = next(tasks, None)
                 more = task is not None
                 if task is not None:
-                    self._submit(action, task, changed)
+                    self._submit(action, task, needed)
             for task, outcome in self.window.ended(_WAIT_S):
                 self._after(action, task, outcome)
 
     def _one(self, step: str, task: Task) -> None:
         """A step that is one job."""
-        self._submit(step, task, self._changed)
+        self._submit(step, task, self._newest)
         while len(self.window):
             for ended, outcome in self.window.ended(_WAIT_S):
                 self._after(step, ended, outcome)
@@ -208,33 +233,41 @@ class Driver:
     def _compare(self, index: int) -> None:
         """A share of the comparisons, whose pieces are all there."""
         assert self._readiness is not None
-        changed = max(self._lost, self._readiness.newest(index))
-        self._submit("compare", self.tasks.reconcile("compare", index), changed)
+        self._submit("compare", self.tasks.reconcile("compare", index), self._readiness.newest(index))
 
-    def _submit(self, step: str, task: Task, changed: float) -> None:
-        """Have a task done, unless it was begun after what it works on has changed."""
+    def _submit(self, step: str, task: Task, needed: int) -> None:
+        """Have a task done, unless a job has done it that is newer than the newest of those that it builds on."""
         known = self.jobs.outcome(task.key)
         if known is not None and known.failure is None:
-            if known.record and known.record["cost"]["start"] >= changed:
-                self._keep(step, task, known.record)
+            if known.record and known.job_id > needed:
+                self._keep(step, task, known)
                 return
             self.jobs.forget([task.key])
+        self._builds_on[task.key] = needed
         self.window.submit(task)
 
     def _after(self, step: str, task: Task, outcome: Outcome) -> None:
         if outcome.failure is None:
-            self._keep(step, task, outcome.record or {})
+            if outcome.job_id < self._builds_on[task.key]:  # an earlier driver's, still on its way when this one came
+                self.jobs.forget([task.key])
+                self.window.submit(task)
+                return
+            self._keep(step, task, outcome)
             return
         self._tries[task.key] += 1
         if outcome.failure.transient and self._tries[task.key] < MAX_TRIES:
             self.window.submit(task)
             return
         self.window.withdraw()
+        if task.stage == "reconciliation" and not outcome.failure.transient:
+            # Where files were taken away by hand, jobs that are done say so no more; the next run looks at all of it.
+            self._forget_reconciliation()
         raise failure_of(task.stage, outcome)
 
-    def _keep(self, step: str, task: Task, record: dict[str, Any]) -> None:
+    def _keep(self, step: str, task: Task, outcome: Outcome) -> None:
+        record = outcome.record or {}
         if task.parameters.get("part") is None:
             self.records.put(step, record)
         else:
             self.records.add(step, record)
-        self._changed = max(self._changed, float(record["cost"]["end"]))
+        self._newest = max(self._newest, outcome.job_id)

@@ -20,12 +20,12 @@ from apps.core.errors import DataError, ParameterError, StateError
 from apps.core.parameters import Parameters, json_hash
 from apps.core.subvolumes import SubvolumeGrid
 from apps.core.supervoxels import MAX_SUBVOLUMES
-from apps.core.volumes import Volume, VoxelSize, open_volume
+from apps.core.volumes import Volume, VoxelSize, open_labels, open_volume
 from apps.ffn.checkpoint import load_checkpoint
 from apps.ffn.masks import MaskParameters, check_masks
 from apps.ffn.model import ModelParameters
 from apps.inference.segment import check_image
-from apps.reconciliation.settings import choose_chunks
+from apps.reconciliation.settings import MANIFEST, choose_chunks
 from ensemble.deployment import sizes
 from ensemble.deployment.coverage import Coverage, measure_coverage, numbers_in, ranges_of
 from ensemble.deployment.lattice import Lattice
@@ -129,8 +129,8 @@ def _check_inputs(deployment: Deployment) -> tuple[Volume, ModelParameters, Voxe
     inputs = (deployment.image, deployment.labels or "", *(mask.volume for mask in deployment.masks))
     if deployment.output.resolve() in {Path(name).resolve() for name in inputs}:
         raise ParameterError(f"{deployment.output}: is an input of the deployment; give another --out")
-    if deployment.labels is not None and (labels := open_volume(deployment.labels)).shape != volume.shape:
-        raise DataError(f"{labels.name}: has shape {labels.shape}; expected that of the image, {volume.shape}")
+    if deployment.labels is not None:
+        open_labels(deployment.labels, volume)
     check_masks(deployment.masks, volume)
     model = load_checkpoint(str(deployment.checkpoint)).model
     check_image(volume, volume.box, model)
@@ -188,7 +188,9 @@ def _kept_plan(deployment: Deployment, asked: dict[str, Any], voxel_size: VoxelS
     if not file.is_file():
         if output.exists():
             raise StateError(f"{output}: exists, and is not of this deployment; give another --out")
-        if file.parent.exists() and any(file.parent.iterdir()):
+        if file.parent.exists() and not file.parent.is_dir():
+            raise StateError(f"{file.parent}: is a file; expected room for the deployment's folder, give another --out")
+        if file.parent.exists() and not all(map(_is_leftover, file.parent.iterdir())):
             raise StateError(f"{file.parent}: exists, and holds no {PLAN_FILE} of a deployment; give another --out")
         return None
     plan = DeploymentPlan.load(file)
@@ -208,7 +210,17 @@ def _kept_plan(deployment: Deployment, asked: dict[str, Any], voxel_size: VoxelS
             f"{output}: another deployment makes it, with {'; '.join(different)}; give another --out, or remove "
             f"{file.parent}"
         )
+    if output.exists() and not (plan.work / MANIFEST).is_file():
+        raise StateError(
+            f"{output}: exists, and {plan.work} does not say that this deployment made it; remove it, or give another "
+            "--out"
+        )
     return plan
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a file is what a kill left of a plan that was being written."""
+    return path.name.startswith(f".{PLAN_FILE}.") and path.suffix == ".partial"
 
 
 def _new_plan(

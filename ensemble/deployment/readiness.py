@@ -22,22 +22,22 @@ class Readiness:
         self._lattice = lattice
         self._ends = np.array([share(lattice.count, Part(index=index, of=parts)).stop for index in range(parts)])
         self._missing = np.zeros(parts, np.int64)
-        self._newest = np.zeros(parts)
+        self._newest = np.zeros(parts, np.int64)
         for first in range(0, lattice.count, _BLOCK):
             waiting = self._parts_waiting_for(np.arange(first, min(first + _BLOCK, lattice.count)))
             self._missing += np.bincount(waiting, minlength=parts)
 
-    def done(self, numbers: NDArray[np.int64], when: float) -> list[int]:
-        """Take note of subvolumes that were done at that time; returns the shares that wait for nothing any more."""
+    def done(self, numbers: NDArray[np.int64], job: int) -> list[int]:
+        """Take note of subvolumes that the job of that id has done; returns the shares that wait for nothing now."""
         waiting = self._parts_waiting_for(numbers)
         np.subtract.at(self._missing, waiting, 1)
         touched = np.unique(waiting)
-        self._newest[touched] = np.maximum(self._newest[touched], when)
+        self._newest[touched] = np.maximum(self._newest[touched], job)
         return [int(part) for part in touched if self._missing[part] == 0]
 
-    def newest(self, part: int) -> float:
-        """When the last of the subvolumes was done that the share waits for, as far as is known."""
-        return float(self._newest[part])
+    def newest(self, part: int) -> int:
+        """The greatest id of the jobs that have done the subvolumes which the share waits for, as far as is known."""
+        return int(self._newest[part])
 
     def _parts_waiting_for(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         comparisons = self._lattice.awaited_by(numbers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def run_plan(
     where another process works on the same output.
     """
     keep_plan(plan)
-    with (Path(plan.folder) / _LOCK_FILE).open("a") as held:
+    with _open_lock(Path(plan.folder)) as held:
         lock(held, Path(plan.folder))
         driver: Driver
 
@@ -67,6 +67,14 @@ def run_plan(
             records = driver.run(evaluate=deployment.labels is not None)
         prove_complete(plan, records)
         return records
+
+
+def _open_lock(folder: Path) -> IO[str]:
+    try:
+        return (folder / _LOCK_FILE).open("a")
+    except OSError as error:
+        why = error.strerror or error
+        raise DataError(f"{folder}: cannot be written ({why}); make room there, or give another --out") from error
 
 
 def prove_complete(plan: DeploymentPlan, records: Records) -> None:

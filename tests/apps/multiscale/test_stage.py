@@ -150,6 +150,22 @@ def test_again_is_nothing_to_do(volume: str, whole: tuple[str, dict[str, bytes],
     assert files(volume) == whole[1]
 
 
+def test_a_result_stands_as_long_as_the_volume_has_its_levels(volume: str, tmp_path: Path) -> None:
+    part, whole = (make(volume, part=part).to_dict() for part in ({"index": 0, "of": 2}, None))
+    assert stage_module.STAGE.stands(whole)
+    (Path(volume) / whole["levels"][2]["path"] / "zarr.json").rename(tmp_path / "zarr.json")
+    assert not stage_module.STAGE.stands(whole)
+    shutil.rmtree(volume)
+    assert not stage_module.STAGE.stands(whole)
+    image(tmp_path)  # made anew
+    assert not stage_module.STAGE.stands(whole)
+    assert stage_module.STAGE.stands(part), "the last job builds what is missing"
+    make(volume, levels=2)
+    assert not stage_module.STAGE.stands(whole), "other levels"
+    make(volume, replace=True)
+    assert stage_module.STAGE.stands(whole)
+
+
 @pytest.mark.parametrize(("workers", "seed"), [(1, 0), (3, 1)])
 def test_killed_at_any_tower_it_goes_on(
     volume: str,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from apps.core.progress import silent
 from apps.core.subvolumes import SubvolumeGrid, piece_path
 from apps.core.volumes import open_volume, open_volume_to_write, write_volume
 from apps.evaluation.metrics import score
+from apps.reconciliation.columns import read_header
 from apps.reconciliation.evidence import objects_of, read_links, supervoxels_of
 from apps.reconciliation.making import Making
+from apps.reconciliation.pieces import Pieces
 from apps.reconciliation.settings import ReconciliationParameters, ReconciliationResult, choose_chunks
 from apps.reconciliation.stage import run
 from apps.reconciliation.units import unit_path
@@ -290,6 +293,90 @@ def test_a_damaged_unit_is_compared_again(tmp_path: Path) -> None:
         do(parameters, "solve")
 
 
+def test_a_volume_in_the_making_that_was_taken_away_is_made_again(tmp_path: Path) -> None:
+    parameters = small(tmp_path)
+    for action in ("compare", "solve", "relabel"):
+        do(parameters, action)
+    shutil.rmtree(parameters.work_folder / "segmentation.zarr")  # the records of its boxes stay
+    for action in ("relabel", "finish"):
+        with pytest.raises(StateError, match=r"segmentation\.zarr: is not there; run the action solve first"):
+            do(parameters, action)
+    assert do(parameters).units == 4
+    check_restored(parameters)
+
+
+def test_what_stands_is_asked_once_of_each_piece_and_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a million subvolumes, each would be looked at for all of its neighbours otherwise: hours."""
+    grid = SubvolumeGrid(box=Box.of((0, 0, 0), (24, 24, 24)), shape=(8, 8, 8), overlap=(4, 4, 4))
+    cut_up(tmp_path / "pieces", tubes(grid.box.shape), grid)
+    given = {"grid": grid, "pieces": str(tmp_path / "pieces"), "output": str(tmp_path / "merged.zarr")}
+    parameters = ReconciliationParameters(**given, chunks=(8, 8, 8))  # type: ignore[arg-type]
+    do(parameters, "compare")
+    do(parameters, "solve")
+    asked: Counter[str] = Counter()
+    stamp = Pieces.stamp
+
+    def stamp_of(self: Pieces, number: int) -> str:
+        asked["pieces"] += 1
+        return stamp(self, number)
+
+    def header_of(path: Path) -> Any:
+        asked["units"] += 1
+        return read_header(path)
+
+    monkeypatch.setattr(Pieces, "stamp", stamp_of)
+    monkeypatch.setattr("apps.reconciliation.units.read_header", header_of)
+    for action in ("compare", "solve"):
+        asked.clear()
+        assert do(parameters, action).units == 0
+        assert asked == {"pieces": 27, "units": 27}
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("solution/solution.json", 10),
+        ("solution/mapping/local.u4", 8),
+        ("solution/mapping/starts.i8", 0),
+        ("solution/mapping/object.u8", None),
+        ("solution/links.parquet", None),
+        ("manifest.parquet", 30),
+    ],
+)
+def test_what_is_cut_short_or_gone_in_the_work_folder_is_made_again(
+    tmp_path: Path, name: str, size: int | None
+) -> None:
+    parameters = small(tmp_path)
+    do(parameters)
+    expected = digest(Path(parameters.output)), digest(parameters.work_folder / "solution")
+    file = parameters.work_folder / name
+    if size is None:
+        file.unlink()
+    else:
+        os.truncate(file, size)
+    if name.startswith("manifest"):
+        with pytest.raises(DataError, match=r"manifest\.parquet: is damaged .*; remove it and .*merged\.zarr"):
+            do(parameters, "verify")
+    else:
+        with pytest.raises(StateError, match="has no solution"):
+            supervoxels_of(parameters.work_folder, 1)
+    assert do(parameters).complete
+    assert (digest(Path(parameters.output)), digest(parameters.work_folder / "solution")) == expected
+    assert do(parameters, "verify").complete
+
+
+def test_a_file_where_a_folder_is_to_be_is_named_or_replaced(tmp_path: Path) -> None:
+    parameters = small(tmp_path)
+    parameters.work_folder.mkdir()
+    (parameters.work_folder / "units").write_text("?")
+    with pytest.raises(DataError, match=r"units/000/000: cannot be written .Not a directory"):
+        do(parameters)
+    (parameters.work_folder / "units").unlink()
+    (parameters.work_folder / "segmentation.zarr").write_text("?")
+    do(parameters)
+    check_restored(parameters)
+
+
 def test_a_bad_piece_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     parameters = small(tmp_path)
     labels = open_volume(str(piece(parameters, 1))).read()
@@ -310,6 +397,13 @@ def test_a_bad_piece_is_named_and_nothing_is_written(tmp_path: Path) -> None:
         do(parameters)
     replaced(labels.astype(np.int32) - 1)
     with pytest.raises(DataError, match=r"subvolume 1: .* holds the id -1, which overflows"):
+        do(parameters)
+    for large in (2**32 + 3, 2**63 - 1):  # that would fit, once cut to 32 bits
+        replaced(np.where(labels == 1, large, labels.astype(np.int64)))
+        with pytest.raises(DataError, match=rf"subvolume 1: .* holds the id {large}, which overflows"):
+            do(parameters)
+    replaced(np.where(labels == 1, np.uint64(2**63 + 5), labels.astype(np.uint64)))
+    with pytest.raises(DataError, match=rf"subvolume 1: .* holds the id {2**63 + 5}, which overflows"):
         do(parameters)
     replaced(np.where(labels == 1, 1 << 24, labels))
     with pytest.raises(DataError, match=r"subvolume 1: .* holds the id 16777216, which overflows; expected 0 to 16777"):
@@ -400,6 +494,10 @@ def test_a_full_disk_is_said_and_leaves_the_rest_as_it_was(tmp_path: Path, monke
     with monkeypatch.context() as context:
         context.setattr("apps.core.volumes.Volume.write", full)
         with pytest.raises(DataError, match=r"segmentation\.zarr: 0:16,0:13,0:16 cannot be written .No space"):
+            do(parameters)
+    with monkeypatch.context() as context:
+        context.setattr("apps.reconciliation.manifest.move_folder", full)
+        with pytest.raises(DataError, match=r"merged-reconciliation: cannot be read or written .No space left"):
             do(parameters)
     assert not Path(parameters.output).exists()
     assert do(parameters).complete

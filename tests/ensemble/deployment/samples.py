@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from apps.core.progress import silent
 from apps.core.stage import FAILURE_FILE, RESULT_FILE, load_stage, measure_cost
 from apps.core.volumes import write_volume
 from apps.ffn.checkpoint import CheckpointInfo, save_checkpoint
+from apps.ffn.hand_set import bright_is_object
 from apps.ffn.masks import read_masks
 from apps.ffn.segmenter import Counters, Segmentation, SegmentedObject
+from apps.reconciliation.settings import IN_THE_MAKING, MANIFEST
 from ensemble.deployment import Deployment
 from ensemble.jobs import Outcome, Task
-from tests.apps.test_inference import MODEL, bright_is_object
+from tests.apps.test_inference import MODEL
 
 SHAPE = (32, 32, 32)
 VOXEL_NM = (10.0, 10.0, 10.0)
@@ -46,7 +49,7 @@ def sample_deployment(folder: Path, **fields: Any) -> Deployment:
     """Eight subvolumes of the sample image, and its four objects."""
     info = CheckpointInfo(model=MODEL, image_mean=120.0, image_std=40.0, step=1, provenance={})
     if not (folder / "checkpoint").exists():
-        save_checkpoint(folder / "checkpoint", info, bright_is_object(), {})
+        save_checkpoint(folder / "checkpoint", info, bright_is_object(MODEL), {})
         sample_image(folder)
     values: dict[str, Any] = {
         "model": "demo:1",
@@ -69,16 +72,16 @@ Hook = Callable[[Task], FailureKind | None]
 class ThreadJobs:
     """Does tasks in threads of this process, in any order; remembers them, as Balsam does.
 
-    log: keys in the order in which they were begun.
+    log: keys in the order in which they were begun.  last_id: of the job that was submitted last.
     """
 
     def __init__(self, folder: Path, workers: int = 1, seed: int | None = None, hook: Hook = lambda task: None) -> None:
         self.folder, self.hook = folder, hook
         self.log: list[str] = []
-        self.most_under_way = 0
+        self.most_under_way = self.last_id = 0
         self._random = random.Random(seed) if seed is not None else None
         self._pool = ThreadPoolExecutor(workers)
-        self._waiting: list[tuple[Task, Future[Outcome]]] = []
+        self._waiting: list[tuple[int, Task, Future[Outcome]]] = []
         self._ended: dict[str, Outcome] = {}
         self._under_way = 0
         self._lock = threading.Lock()
@@ -89,7 +92,8 @@ class ThreadJobs:
             future.set_result(self._ended[task.key])
             return future
         with self._lock:
-            self._waiting.append((task, future))
+            self.last_id += 1
+            self._waiting.append((self.last_id, task, future))
             self._under_way += 1
             self.most_under_way = max(self.most_under_way, self._under_way)
         self._pool.submit(self._one)
@@ -108,9 +112,9 @@ class ThreadJobs:
     def _one(self) -> None:
         with self._lock:
             place = self._random.randrange(len(self._waiting)) if self._random else 0
-            task, future = self._waiting.pop(place)
+            number, task, future = self._waiting.pop(place)
             self.log.append(task.key)
-        outcome = self._do(task)
+        outcome = replace(self._do(task), job_id=number)
         with self._lock:
             self._ended[task.key] = outcome
             self._under_way -= 1
@@ -170,10 +174,20 @@ class FakeJobs(ThreadJobs):
         numbers = task.parameters.get("numbers", [])
         self.pieces.numbers.update(numbers)
         if task.stage == "reconciliation":
-            Path(task.parameters["work"]).mkdir(exist_ok=True)
-        if task.parameters.get("action") in ("all", "finish"):
-            Path(task.parameters["output"]).mkdir(exist_ok=True)
+            self._reconcile(task.parameters["action"], Path(task.parameters["work"]), Path(task.parameters["output"]))
         return Outcome(task.key, 1, fake_record(numbers))
+
+    def _reconcile(self, action: str, work: Path, output: Path) -> None:
+        """The folders that the stage leaves."""
+        work.mkdir(exist_ok=True)
+        making = work / IN_THE_MAKING
+        if action in ("solve", "all"):
+            making.mkdir(exist_ok=True)
+        if action in ("finish", "all"):
+            if output.is_dir():
+                output.rmdir()
+            making.rename(output)
+            (work / MANIFEST).touch()
 
 
 def segmenting_keys(jobs: ThreadJobs) -> list[str]:

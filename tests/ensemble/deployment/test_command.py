@@ -43,7 +43,7 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         "ensemble.models.find_model": lambda home, reference: model,
         "ensemble.deployment.request.checkpoint_of": lambda home, model: deployment.checkpoint,
         "ensemble.session.check_site": lambda home, site, workers: None,
-        "ensemble.session.open_session": lambda *_: contextlib.nullcontext(ThreadJobs(tmp_path / "jobs")),
+        "ensemble.session.open_session": lambda *_, **__: contextlib.nullcontext(ThreadJobs(tmp_path / "jobs")),
     }.items():
         monkeypatch.setattr(name, replacement)
     monkeypatch.setattr(inference_stage, "segment_boxes", segment_by_threshold)

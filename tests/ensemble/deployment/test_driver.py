@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from apps.core.errors import EnsembleError, FailureKind
 from apps.core.volumes import write_volume
+from apps.reconciliation.settings import IN_THE_MAKING
 from ensemble.deployment import Deployment, Resources, plan_deployment
 from ensemble.deployment import driver as driver_module
 from ensemble.deployment.driver import MAX_TRIES, Driver, SubvolumesFailedError
@@ -21,8 +25,16 @@ from ensemble.deployment.progress import VoxelProgress, duration, voxels
 from ensemble.deployment.records import Records, kept_out
 from ensemble.deployment.tasks import DeploymentTasks
 from ensemble.deployment.window import window_size
-from ensemble.jobs import Task
-from tests.ensemble.deployment.samples import VOXEL_NM, FakeJobs, Hook, sample_deployment, segmenting_keys
+from ensemble.jobs import Outcome, Task
+from tests.ensemble.deployment import samples
+from tests.ensemble.deployment.samples import (
+    VOXEL_NM,
+    FakeJobs,
+    Hook,
+    fake_record,
+    sample_deployment,
+    segmenting_keys,
+)
 
 RESOURCES = Resources(nodes=2, node_memory=8 << 30, subvolumes_per_job=2, reconciliation_jobs=3)
 STEPS = {"inference": 4, "compare": 3, "solve": 1, "relabel": 3, "finish": 1}
@@ -115,7 +127,9 @@ def test_what_was_taken_away_is_made_again_with_all_that_is_made_of_it(
     if taken == "piece":
         jobs.pieces.numbers.remove(7)  # which every other subvolume's comparison reads
     else:
-        (Path(plan.output) if taken == "output" else plan.work).rmdir()
+        Path(plan.output).rmdir()
+    if taken == "work":
+        shutil.rmtree(plan.work)
     drive(deployment, jobs)
     assert Counter(kinds(jobs.log)) == expected
 
@@ -209,13 +223,66 @@ def test_another_job_that_fails_ends_the_deployment(
     deployment: Deployment, tmp_path: Path, kind: FailureKind, tries: int, step: str
 ) -> None:
     jobs = FakeJobs(tmp_path / "jobs", hook=failing(lambda task: kinds([task.key]) == [step], kind))
-    with pytest.raises(EnsembleError, match=rf"reconciliation \(job 1, .*{step}.*\): made to fail"):
+    with pytest.raises(EnsembleError, match=rf"reconciliation \(job \d+, .*{step}.*\): made to fail"):
         drive(deployment, jobs)
     assert kinds(jobs.log).count(step) == tries
     jobs.hook = lambda task: None
+    before = len(jobs.log)
     drive(deployment, jobs)
     assert kinds(segmenting_keys(jobs)) == ["inference"] * 4
-    assert kinds(jobs.log)[-1] == "finish"
+    # What was taken away by hand is found where all of it is looked at again; a lost node has taken nothing away.
+    again = ["solve", *["relabel"] * 3, "finish"]
+    assert kinds(jobs.log[before:]) == (again if kind.transient and step == "solve" else ["compare"] * 3 + again)
+
+
+def test_what_stands_is_told_by_the_jobs_and_not_by_the_clocks_of_nodes(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every node has the time of some day: the same again does nothing, and what is new is taken account of."""
+    hours = np.random.default_rng(3)
+    monkeypatch.setattr(samples, "time", SimpleNamespace(time=lambda: 1e9 + float(hours.uniform(-1e5, 1e5))))
+    jobs = FakeJobs(tmp_path / "jobs")
+    drive(deployment, jobs)
+    assert Counter(kinds(jobs.log)) == STEPS
+    for piece in (7, 0, 7):
+        jobs.log.clear()
+        drive(deployment, jobs)
+        assert jobs.log == []
+        jobs.pieces.numbers.remove(piece)
+        drive(deployment, jobs)
+        done = Counter(kinds(jobs.log))
+        assert (done["inference"], done["solve"], done["relabel"], done["finish"]) == (1, 1, 3, 1)
+        assert done["compare"] == (3 if piece == 7 else 1), "those that read the piece"
+
+
+def test_a_job_of_before_that_was_still_on_its_way_is_done_again(deployment: Deployment, tmp_path: Path) -> None:
+    class LeftBehind(FakeJobs):
+        """Follows, for one key, a job that an earlier driver has submitted before all others."""
+
+        key = ""
+
+        def submit(self, task: Task) -> Future[Outcome]:
+            if task.key == self.key:
+                self.key = ""
+                self._ended[task.key] = Outcome(task.key, 0, fake_record([]))
+            return super().submit(task)
+
+    plan = plan_deployment(deployment, RESOURCES)
+    jobs = LeftBehind(tmp_path / "jobs")
+    jobs.key = DeploymentTasks(plan, deployment).reconcile("compare", 1).key
+    drive(deployment, jobs)
+    assert Counter(kinds(jobs.log)) == STEPS
+
+
+def test_a_volume_in_the_making_that_was_taken_away_is_made_again(deployment: Deployment, tmp_path: Path) -> None:
+    jobs = FakeJobs(tmp_path / "jobs", hook=failing(lambda task: kinds([task.key]) == ["finish"], FailureKind.KILLED))
+    with pytest.raises(EnsembleError, match="finish"):
+        drive(deployment, jobs)
+    jobs.hook = lambda task: None
+    jobs.log.clear()
+    (plan_deployment(deployment, RESOURCES).work / IN_THE_MAKING).rmdir()
+    drive(deployment, jobs)
+    assert Counter(kinds(jobs.log)) == {"compare": 3, "solve": 1, "relabel": 3, "finish": 1}
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

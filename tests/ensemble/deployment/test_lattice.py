@@ -54,13 +54,13 @@ def test_a_share_is_ready_with_the_last_subvolume_that_it_waits_for(grid: Subvol
         needed.append({*own, *(other for number in own for other, _ in grid.neighbours(number))})
     order = np.random.default_rng(1).permutation(len(grid))
     done: set[int] = set()
-    for when, numbers in enumerate(np.array_split(order, max(1, len(grid) // 2))):
+    for job, numbers in enumerate(np.array_split(order, max(1, len(grid) // 2))):
         before = {index for index in range(parts) if needed[index] <= done}
         done |= set(numbers.tolist())
         now = {index for index in range(parts) if needed[index] <= done}
-        assert set(readiness.done(numbers, float(when))) == now - before
+        assert set(readiness.done(numbers, job)) == now - before
         for index in now - before:
-            assert readiness.newest(index) == when
+            assert readiness.newest(index) == job
 
 
 def test_a_million_subvolumes_are_no_list() -> None:

@@ -189,6 +189,8 @@ def test_what_does_not_fit_is_refused(deployment: Deployment, tmp_path: Path) ->
     refused(deployment, ParameterError, "field of view", overlap=(6, 8, 8))
     write_volume(tmp_path / "short.zarr", np.ones((32, 32, 31), "uint32"), VOXEL_NM)
     refused(deployment, DataError, "expected that of the image", labels=str(tmp_path / "short.zarr"))
+    write_volume(tmp_path / "float.zarr", np.ones((32, 32, 32), "float32"), VOXEL_NM)
+    refused(deployment, DataError, "has dtype float32", labels=str(tmp_path / "float.zarr"))
     refused(deployment, DataError, "no such checkpoint", checkpoint=tmp_path / "none")
     for name, words in (("short.zarr", "on the image's grid"), ("none.zarr", "no such volume")):
         refused(deployment, DataError, words, masks=(MaskParameters(volume=str(tmp_path / name)),))
@@ -260,12 +262,19 @@ def test_another_image_under_the_same_name_is_another_deployment(deployment: Dep
 
 
 def test_an_output_or_folder_of_something_else_is_refused(deployment: Deployment) -> None:
+    deployment.folder.touch()
+    with pytest.raises(StateError, match="out-deployment: is a file"):
+        plan_deployment(deployment, RESOURCES)
+    deployment.folder.unlink()
     deployment.folder.mkdir()
     (deployment.folder / "notes.txt").write_text("mine")
     with pytest.raises(StateError, match=r"holds no plan\.json"):
         plan_deployment(deployment, RESOURCES)
-    (deployment.folder / "notes.txt").unlink()
-    plan_deployment(deployment, RESOURCES)
+    (deployment.folder / "notes.txt").rename(deployment.folder / ".plan.json.abc.partial")  # of a plan, and of a kill
+    plan = plan_deployment(deployment, RESOURCES)
     write_volume(deployment.output, np.zeros(SHAPE, np.uint64), VOXEL_NM)
     with pytest.raises(StateError, match="not of this deployment"):
+        plan_deployment(deployment, RESOURCES)
+    keep_plan(plan)
+    with pytest.raises(StateError, match=r"out\.zarr: exists, and .* does not say that this deployment made it"):
         plan_deployment(deployment, RESOURCES)

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from apps.core.errors import DataError, StateError
+from apps.core.errors import DataError, EnsembleError, FailureKind, StateError
 from apps.core.files import lock
 from apps.core.progress import silent
 from apps.core.subvolumes import piece_path
 from apps.core.volumes import open_volume, open_volume_to_write
 from apps.inference import stage as inference_stage
+from apps.reconciliation.settings import IN_THE_MAKING
 from ensemble.deployment import Deployment, Resources, kept_out, plan_deployment, run_deployment, verify_deployment
 from ensemble.deployment.pieces import PiecesOnDisk
 from ensemble.deployment.plan import keep_plan
@@ -109,6 +110,34 @@ def test_bytes_do_not_depend_on_workers_order_or_jobs(tmp_path: Path, monkeypatc
         outputs.append(chunks_of(deployment))
     assert outputs[0] == outputs[1]
     assert outputs[0]
+
+
+def test_what_is_taken_away_before_the_end_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference_stage, "segment_boxes", segment_by_threshold)
+    whole = sample_deployment(tmp_path, output=tmp_path / "whole.zarr")
+    deploy(whole, ThreadJobs(tmp_path / "jobs-whole"))
+
+    deployment = sample_deployment(tmp_path)
+    work = plan_deployment(deployment, RESOURCES).work
+    jobs = ThreadJobs(tmp_path / "jobs")
+    jobs.hook = lambda task: FailureKind.KILLED if task.parameters.get("action") == "finish" else None
+    with pytest.raises(EnsembleError, match="finish"):
+        deploy(deployment, jobs)
+    jobs.hook = lambda task: None
+    shutil.rmtree(work / IN_THE_MAKING)
+    for unit in (work / "units").rglob("*3.columns"):
+        unit.unlink()
+    deploy(deployment, jobs)
+    assert len(segmenting_keys(jobs)) == 3, "once"
+    assert chunks_of(deployment) == chunks_of(whole)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    deployment = sample_deployment(tmp_path)
+    keep_plan(plan_deployment(deployment, RESOURCES))
+    (deployment.folder / ".driver.lock").mkdir()
+    with pytest.raises(DataError, match="out-deployment: cannot be written"):
+        deploy(deployment, ThreadJobs(tmp_path / "jobs"))
 
 
 def test_two_processes_do_not_drive_one_output(tmp_path: Path) -> None:
