@@ -33,7 +33,8 @@ from apps.evaluation.metrics import Scores, score
 from apps.ffn.canvas import HostCanvas, Look, Thresholds
 from apps.ffn.checkpoint import Checkpoint, CheckpointInfo, load_checkpoint, save_checkpoint
 from apps.ffn.flooding import Subvolume, flood
-from apps.ffn.model import ModelParameters, initial_weights
+from apps.ffn.hand_set import bright_is_object
+from apps.ffn.model import ModelParameters
 from apps.ffn.network import Network
 from apps.ffn.seeds import find_seeds
 from apps.ffn.segmenter import Segmentation, Segmenter
@@ -152,13 +153,8 @@ def synthetic(folder: Path, threads: int) -> Case:
     write_volume(folder / "image.zarr", image.astype(np.uint8), (10.0, 10.0, 10.0))
     write_volume(folder / "labels.zarr", labels, (10.0, 10.0, 10.0))
     model = ModelParameters(depth=4, features=16, fov=(17, 17, 17), deltas=(4, 4, 4))
-    weights = {name: np.zeros_like(value) for name, value in initial_weights(model, 0).items()}
-    weights["conv0_a/weights"][1, 1, 1, 0, 0] = 1.0
-    weights["conv0_b/weights"][1, 1, 1, 0, 0] = 1.0
-    weights["conv_lom/weights"][0, 0, 0, 0, 0] = 30.0
-    weights["conv_lom/biases"][0] = -5.0
     info = CheckpointInfo(model=model, image_mean=120.0, image_std=40.0, step=1, provenance={})
-    save_checkpoint(folder / "checkpoint", info, weights, {})
+    save_checkpoint(folder / "checkpoint", info, bright_is_object(model), {})
     checkpoint = load_checkpoint(str(folder / "checkpoint"))
     settings = {mode: InferenceSettings(mode=mode, min_size=200, max_steps_per_cell=None) for mode in MODES}
     volumes = open_volume(str(folder / "image.zarr")), open_volume(str(folder / "labels.zarr"))

@@ -40,7 +40,8 @@ from apps.core.progress import silent
 from apps.core.volumes import VoxelSize, open_volume, write_volume
 from apps.evaluation.metrics import Scores, score
 from apps.ffn.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
-from apps.ffn.model import ModelParameters, initial_weights
+from apps.ffn.hand_set import bright_is_object
+from apps.ffn.model import ModelParameters
 from apps.phantom.stage import PhantomParameters
 from apps.phantom.stage import run as make_phantom
 from benchmarks.harness import Figure, benchmark_with_options
@@ -180,12 +181,8 @@ def small_case(folder: Path, side: int, kills: int) -> Case:
     phantom = make_phantom(
         PhantomParameters(output=str(folder / "phantom"), shape=(side + 8, side + 24, side + 24), seed=4), silent
     )
-    weights = {name: np.zeros_like(value) for name, value in initial_weights(HAND_SET, 0).items()}
-    weights["conv0_a/weights"][1, 1, 1, 0, 0] = weights["conv0_b/weights"][1, 1, 1, 0, 0] = 1.0
-    weights["conv_lom/weights"][0, 0, 0, 0, 0] = 30.0
-    weights["conv_lom/biases"][0] = -5.0
     info = CheckpointInfo(model=HAND_SET, image_mean=MEAN, image_std=STD, step=1, provenance={})
-    save_checkpoint(folder / "checkpoint", info, weights, {})
+    save_checkpoint(folder / "checkpoint", info, bright_is_object(HAND_SET), {})
     return Case(
         image=phantom.image,
         labels=phantom.labels,

@@ -7,7 +7,7 @@ last `merge.json`, the record that relabelling goes by, with `mapping.npz`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,8 +82,7 @@ def collect(inputs: Inputs, report: Reporter) -> MergeRecord:
             )
         contents.append(content)
     forbidden, cut = read_pairs(parameters.forbidden), read_pairs(parameters.cut)
-    rule = [parameters.min_iou, parameters.min_recovered, parameters.max_deleted]
-    identity = json_hash([scorer.plan, contents, rule, forbidden.tolist(), cut.tolist()])
+    identity = json_hash([scorer.plan, contents, astuple(parameters.rule), forbidden.tolist(), cut.tolist()])
     known = read_record(parameters.work_folder)
     written = tables.edges, tables.merges, tables.objects, parameters.work_folder / MAPPING
     if known is not None and known.identity == identity and all(path.is_file() for path in written):
@@ -132,7 +131,7 @@ def _decide(
     table = pa.concat_tables(found)
     edges = edges_of(table)
     verdicts = np.array(table.column("verdict").to_pylist(), object)
-    done = merge(edges, judge(edges, parameters, verdicts), forbidden, cut)
+    done = merge(edges, judge(edges, parameters.rule, verdicts), forbidden, cut)
     taken = done.refused == MERGED
     with file_in_the_making(parameters.work_folder / MAPPING) as path, path.open("wb") as stream:
         np.savez(stream, base=done.base, object=done.object)

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from apps.agglomeration.collecting import EDGES_TABLE, OBJECTS_TABLE, read_record
+from apps.agglomeration.collecting import EDGES_TABLE, OBJECTS_TABLE, MergeRecord, read_record
+from apps.agglomeration.relabelling import published
 from apps.agglomeration.tables import read_table
 from apps.core.errors import DataError, StateError
 from apps.core.supervoxels import split_ids
@@ -74,13 +75,15 @@ def explain(
 
     The folders of evidence are by default NAME-agglomeration, and of the segmentation before that NAME-reconciliation
     (NAME-deployment/reconciliation where `ensemble deploy` made it).
-    Raises StateError where there is no such folder with a decision or solution, DataError where no object has that id.
+    Raises StateError where there is no such folder with a decision or solution, or where the decision there is not that
+    which the segmentation was written by; DataError where no object has that id.
     """
     target = Path(segmentation)
     folder = agglomeration or target.with_name(f"{target.stem}-agglomeration")
     record = read_record(folder)
     if agglomeration is not None and record is None:
         raise StateError(f"{folder}: is no folder of an agglomeration that was decided; expected NAME-agglomeration")
+    _check_written(folder, record, target)
     before = target if record is None else _segmentation_before(target, Path(record.segmentation))
     links = _links_of(before, reconciliation, required=record is None)
     start = asked if links is None else _object_of(links, asked)
@@ -99,6 +102,20 @@ def explain(
         agglomeration=None if record is None else str(folder),
         reconciliation=None if links is None else str(links),
     )
+
+
+def _check_written(folder: Path, record: MergeRecord | None, target: Path) -> None:
+    """Raise StateError where the tables of an agglomeration tell of another volume than the one that has its name."""
+    written = published(folder)
+    if written == (None if record is None else record.identity):
+        return
+    if record is None:
+        state = f"is of a decision whose tables are no more: a merge that was begun in {folder} has not ended"
+    elif written is None:
+        state = f"is not of the decision in {folder}, by which nothing is written yet"
+    else:
+        state = f"was written before the decision that is in {folder} now, whose tables tell of a volume not there yet"
+    raise StateError(f"{target}: {state}; run the agglomeration to its end (merge, relabel, finish), then ask again")
 
 
 def _segmentation_before(target: Path, recorded: Path) -> Path:

@@ -13,7 +13,7 @@ from apps.agglomeration.parameters import AgglomerationParameters
 from apps.core.boxes import Box, Triple
 from apps.core.errors import DataError, ParameterError
 from apps.core.volumes import Volume, VoxelSize, open_volume
-from apps.ffn.checkpoint import Checkpoint, load_checkpoint
+from apps.ffn.checkpoint import Checkpoint
 from apps.ffn.masks import check_masks
 
 
@@ -73,8 +73,8 @@ class Inputs:
     def checkpoint(self) -> Checkpoint:
         """The network.  Raises DataError where it is missing or damaged, or its field of view fits no window."""
         chosen = self.parameters
-        checkpoint = load_checkpoint(chosen.model, chosen.fov, chosen.deltas)
-        checkpoint.normalisation(chosen.image_mean, chosen.image_std)
+        checkpoint = chosen.load_checkpoint()
+        chosen.normalisation(checkpoint)  # which has to be known
         window: Triple = tuple(  # type: ignore[assignment]
             min(2 * r + 1, n) for r, n in zip(chosen.radius, self.segmentation.shape, strict=True)
         )

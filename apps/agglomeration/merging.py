@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from apps.core.parameters import Parameters
 from apps.reconciliation.keeping_apart import Links, refuse_links
 
 Ids = NDArray[np.uint64]
@@ -21,18 +19,19 @@ MERGED = ""
 CUT, FORBIDDEN = "cut", "forbidden"
 
 
-class MergeRule(Parameters, frozen=True, kw_only=True):
-    """When two objects that touch are one; the defaults are those that were published for flood-filling networks."""
+@dataclass(frozen=True)
+class MergeRule:
+    """When two objects that touch are one; the defaults are those that were published for flood-filling networks.
 
-    min_iou: Annotated[
-        float, Meta(ge=0, le=1, description="the floods from both sides agree by more than this (intersection/union)")
-    ] = 0.8
-    min_recovered: Annotated[
-        float, Meta(ge=0, le=1, description="each flood fills at least this share of each of the two objects")
-    ] = 0.6
-    max_deleted: Annotated[
-        float, Meta(ge=0, description="each flood takes away less than this share of what it fills")
-    ] = 0.02
+    Attributes:
+        min_iou: the floods from both sides agree by more than this (intersection / union).
+        min_recovered: each flood fills at least this share of each of the two objects.
+        max_deleted: each flood takes away less than this share of what it fills.
+    """
+
+    min_iou: float = 0.8
+    min_recovered: float = 0.6
+    max_deleted: float = 0.02
 
 
 @dataclass(frozen=True)

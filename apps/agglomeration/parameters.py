@@ -12,19 +12,15 @@ from apps.agglomeration.merging import MergeRule
 from apps.core.boxes import Triple
 from apps.core.errors import ParameterError
 from apps.core.parts import Part
-from apps.ffn.masks import MaskParameters
-from apps.ffn.settings import InferenceSettings
-from apps.inference.segment import CanvasKind
+from apps.inference.parameters import FloodingParameters
 
 Action = Literal["all", "score", "merge", "relabel", "finish"]
 
 
-class AgglomerationParameters(MergeRule, frozen=True, kw_only=True):
+class AgglomerationParameters(FloodingParameters, frozen=True, kw_only=True):
     """What to agglomerate, with what network, and when two objects are one."""
 
     segmentation: Annotated[str, Meta(description="the segmentation, an OME-Zarr volume of ids, 0 for none")]
-    image: Annotated[str, Meta(description="its image, uint8: NAME.zarr or FILE.h5:DATASET")]
-    model: Annotated[str, Meta(description="checkpoint folder, or prefix of a google/ffn checkpoint")]
     output: Annotated[str, Meta(description="the agglomerated segmentation, an OME-Zarr folder ending in .zarr")]
     work: Annotated[
         str | None, Meta(description="folder of scores and tables; NAME-agglomeration beside the output by default")
@@ -76,23 +72,15 @@ class AgglomerationParameters(MergeRule, frozen=True, kw_only=True):
         str | None,
         Meta(description="likewise: pairs whose evidence is not used, which is how a merge is undone"),
     ] = None
-    settings: Annotated[InferenceSettings, Meta(description="mode, thresholds and limits of flood filling")] = (
-        InferenceSettings()
-    )
-    masks: Annotated[
-        tuple[MaskParameters, ...], Meta(description="on the image's grid, where no object may be, as in inference")
-    ] = ()
-    canvas: Annotated[
-        CanvasKind, Meta(description="where object maps are kept: host, device (TensorFlow's), auto: device on a GPU")
-    ] = "auto"
-    batch: Annotated[int, Meta(ge=1, le=4096, description="fields of view a call of the network, on the device")] = 64
-    fov: Annotated[Triple | None, Meta(description="field of view zyx; null: the model's, 33 for google/ffn")] = None
-    deltas: Annotated[Triple | None, Meta(description="deltas zyx; null: the model's, 8 for google/ffn")] = None
-    image_mean: Annotated[float | None, Meta(description="null: the model's; google/ffn's hold none")] = None
-    image_std: Annotated[
-        Annotated[float, Meta(gt=0)] | None, Meta(description="null: the model's; google/ffn's hold none")
-    ] = None
-    threads: Annotated[int, Meta(ge=1, le=1024, description="threads of the network's backend")] = 1
+    min_iou: Annotated[
+        float, Meta(ge=0, le=1, description="the floods from both sides agree by more than this (intersection/union)")
+    ] = MergeRule.min_iou
+    min_recovered: Annotated[
+        float, Meta(ge=0, le=1, description="each flood fills at least this share of each of the two objects")
+    ] = MergeRule.min_recovered
+    max_deleted: Annotated[
+        float, Meta(ge=0, description="each flood takes away less than this share of what it fills")
+    ] = MergeRule.max_deleted
 
     def check(self) -> None:
         if not self.output.endswith(".zarr"):
@@ -118,6 +106,11 @@ class AgglomerationParameters(MergeRule, frozen=True, kw_only=True):
         """Where scores and tables are."""
         output = Path(self.output)
         return Path(self.work) if self.work else output.with_name(f"{output.stem}-agglomeration")
+
+    @property
+    def rule(self) -> MergeRule:
+        """When two objects that touch are one."""
+        return MergeRule(self.min_iou, self.min_recovered, self.max_deleted)
 
     @property
     def scoring(self) -> dict[str, object]:

@@ -1,7 +1,8 @@
 """Actions `relabel` and `finish`: the segmentation with its new ids, block by block, then under its name.
 
 The volume in the making is in the work folder.  A block's record, written after its chunks, holds the SHA-256 of its
-voxels; `finish` gives the volume its name only when every block has a record of this very decision.
+voxels; `finish` gives the volume its name only when every block has a record of this very decision, and of this very
+volume: where that was taken away, what records say was written is not there.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class BlockRecord(Result, frozen=True, kw_only=True):
     """A block that is written."""
 
     identity: Annotated[str, Meta(description="of the decision that it was written by")]
+    volume: Annotated[str, Meta(description="mark of the volume that it was written to")]
     sha256: Annotated[str, Meta(description="of the block's voxels, uint64, in C order")]
     voxels: Annotated[int, Meta(description="voxels in objects")]
 
@@ -45,6 +47,26 @@ class Finished(Result, frozen=True, kw_only=True):
 
     identity: Annotated[str, Meta(description="of the decision")]
     output: Annotated[str, Meta(description="the volume")]
+
+
+class Finishing(Finished, frozen=True, kw_only=True):
+    """What is about to get its name."""
+
+    volume: Annotated[str, Meta(description="mark of the volume")]
+
+
+def published(work: Path) -> str | None:
+    """Identity of the decision that the volume with the output's name was written by; None where none has it.
+
+    work: folder of an agglomeration.
+    """
+    with contextlib.suppress(DataError, ParameterError):
+        intent = Finishing.load(work / INTENT_FILE)
+        if _mark(Path(intent.output)) == intent.volume:  # a kill may have come before the note that it is done
+            return intent.identity
+    with contextlib.suppress(DataError, ParameterError):
+        return Finished.load(work / DONE_FILE).identity
+    return None
 
 
 @dataclass
@@ -76,9 +98,9 @@ class Relabeller:
                 f"work {self.work}: is on another file system than {output}, which is made in it and renamed; give one "
                 "there"
             )
-        for file in (DONE_FILE, INTENT_FILE):
+        for file, kind in ((DONE_FILE, Finished), (INTENT_FILE, Finishing)):
             with contextlib.suppress(DataError, ParameterError):
-                if Finished.load(self.work / file).output == str(output.absolute()):
+                if kind.load(self.work / file).output == str(output.absolute()):
                     return
         if output.exists():
             raise StateError(
@@ -99,24 +121,28 @@ class Relabeller:
         decision = self.decision()
         if self.finished or self._is_renamed(decision):
             return 0
-        volume = open_volume_to_write(self._prepare())
+        path = self._prepare()
+        volume, mark = open_volume_to_write(path), _mark(path)
+        if mark is None:
+            raise StateError(f"{path}: was taken away just now; run the action relabel again")
         base, objects = read_mapping(self.work)
         numbers, made = share(len(self.inputs.blocks), part), 0
         for done, number in enumerate(numbers):
             report(done, len(numbers), "writing")
-            if self._record(number, decision) is not None:
+            if self._is_written(number, decision, mark):
                 continue
             block = self.inputs.blocks[number]
             labels = relabelled(self.inputs.segmentation.read(block), base, objects)
             volume.write(block, labels)
             record = BlockRecord(
                 identity=decision.identity,
+                volume=mark,
                 sha256=hashlib.sha256(np.ascontiguousarray(labels).tobytes()).hexdigest(),
                 voxels=int(np.count_nonzero(labels)),
             )
-            path = self._record_path(number, decision)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            record.save(path)
+            file = self._record_path(number, decision)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            record.save(file)
             made += 1
         return made
 
@@ -126,19 +152,21 @@ class Relabeller:
         if self.finished:
             self._clear()
             return
+        made, output = self._volume(decision), Path(self.inputs.parameters.output)
+        renamed = self._is_renamed(decision)
+        mark = _mark(output if renamed else made)
+        if mark is None:
+            raise StateError(f"{made}: is not there; run the action relabel first")
         for number in range(len(self.inputs.blocks)):
-            if self._record(number, decision) is None:
+            if not self._is_written(number, decision, mark):
                 raise StateError(
                     f"block {number} ({self.inputs.blocks[number]}) of {self.inputs.parameters.output}"
                     ": is not written; run the action relabel for it"
                 )
-        made, output = self._volume(decision), Path(self.inputs.parameters.output)
-        if not self._is_renamed(decision):
-            if not made.is_dir():
-                raise StateError(f"{made}: is gone; remove {made.parent} and run the action relabel again")
+        if not renamed:
             output.parent.mkdir(parents=True, exist_ok=True)
             # The intent tells what a kill just after the renaming leaves from an output that is somebody else's.
-            self._finished().save(self.work / INTENT_FILE)
+            Finishing(**self._finished().to_dict(), volume=mark).save(self.work / INTENT_FILE)
             move_folder(made, output)
         self._finished().save(self.work / DONE_FILE)
         self._clear()
@@ -149,7 +177,8 @@ class Relabeller:
         if made.exists() or not output.is_dir() or not (made.parent / _WRITTEN).is_dir():
             return False
         with contextlib.suppress(DataError, ParameterError):
-            return Finished.load(self.work / INTENT_FILE) == self._finished()
+            intent = Finishing.load(self.work / INTENT_FILE)
+            return intent == Finishing(**self._finished().to_dict(), volume=str(_mark(output)))
         return False
 
     def _clear(self) -> None:
@@ -169,12 +198,12 @@ class Relabeller:
     def _record_path(self, number: int, decision: MergeRecord) -> Path:
         return unit_path(self._folder(decision) / _WRITTEN, number, ".json")
 
-    def _record(self, number: int, decision: MergeRecord) -> BlockRecord | None:
+    def _is_written(self, number: int, decision: MergeRecord, mark: str | None) -> bool:
         path = self._record_path(number, decision)
         if not path.is_file():
-            return None
+            return False
         record = BlockRecord.load(path)
-        return record if record.identity == decision.identity else None
+        return (record.identity, record.volume) == (decision.identity, mark)
 
     def _prepare(self) -> Path:
         """The volume in the making; of several jobs that come at once one makes it."""
@@ -193,3 +222,15 @@ class Relabeller:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return target
+
+
+def _mark(volume: Path) -> str | None:
+    """What tells a volume from another of its name, whatever is written into it, and stays when it is renamed.
+
+    None where there is no volume.
+    """
+    try:
+        found = (volume / "zarr.json").stat()
+    except OSError:
+        return None
+    return f"{found.st_mtime_ns}-{found.st_ino}"

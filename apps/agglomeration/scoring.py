@@ -80,7 +80,7 @@ class Scorer:
                 inputs.segmentation.shape,
                 inputs.voxel_size,
                 checkpoint.model.to_dict(),
-                checkpoint.normalisation(parameters.image_mean, parameters.image_std),
+                parameters.normalisation(checkpoint),
                 weights_digest(checkpoint.weights),
                 code_version(),
             ]
@@ -181,7 +181,7 @@ class Scorer:
         labels = inputs.segmentation.read(whole)
         excluded = read_masks(inputs.parameters.masks, whole.translate(offset))
         image = inputs.image.read(whole.translate(offset))
-        mean_and_std = inputs.checkpoint.normalisation(inputs.parameters.image_mean, inputs.parameters.image_std)
+        mean_and_std = inputs.parameters.normalisation(inputs.checkpoint)
         looked_at = [
             Window(
                 window,

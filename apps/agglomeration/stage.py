@@ -18,8 +18,8 @@ from apps.agglomeration.inputs import Inputs, open_inputs
 from apps.agglomeration.parameters import AgglomerationParameters
 from apps.agglomeration.relabelling import Relabeller
 from apps.agglomeration.scoring import Scorer
-from apps.core.errors import DataError, StateError
-from apps.core.files import lock, try_lock
+from apps.core.errors import DataError
+from apps.core.files import lock, make_folder
 from apps.core.parameters import Result
 from apps.core.parts import Phase
 from apps.core.progress import Reporter
@@ -47,7 +47,7 @@ def run(parameters: AgglomerationParameters, report: Reporter) -> AgglomerationR
     StateError that names a block where an action comes before the one it needs.
     """
     inputs = open_inputs(parameters)
-    _make_folder(parameters)
+    make_folder(parameters.work_folder)
     with _hold(parameters):
         try:
             return _do(parameters, inputs, report)
@@ -72,23 +72,12 @@ def _do(parameters: AgglomerationParameters, inputs: Inputs, report: Reporter) -
     return _result(inputs, relabeller, scored, written)
 
 
-def _make_folder(parameters: AgglomerationParameters) -> None:
-    try:
-        parameters.work_folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        why = error.strerror or error
-        raise DataError(f"{parameters.work_folder}: cannot be written ({why}); give a writable place") from error
-
-
 @contextlib.contextmanager
 def _hold(parameters: AgglomerationParameters) -> Iterator[None]:
     """Have the work folder to write in: with other parts, or alone.  Raises StateError where another process has it."""
     work = parameters.work_folder
     with (work / ".lock").open("a") as stream:
-        if parameters.part is None:
-            lock(stream, work)
-        elif not try_lock(stream, shared=True):
-            raise StateError(f"{work}: another process works on all of it; wait for it, or end it first")
+        lock(stream, work, alone=parameters.part is None)
         yield
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,8 @@ from apps.agglomeration.contacts import DecisionPoints
 from apps.agglomeration.reflooding import PairScore, Side
 from apps.core.boxes import Box
 from apps.core.errors import DataError
-from apps.core.files import write_atomically
+from apps.core.files import make_folder, write_atomically
+from apps.core.tables import parquet_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,17 +73,10 @@ def _side_columns(name: str, sides: Sequence[Side | None]) -> dict[str, Any]:
 
 def write_table(path: Path, table: pa.Table, marks: Mapping[str, str] | None = None) -> None:
     """Write a Parquet file atomically; `marks` are kept in its metadata."""
-    from pyarrow import parquet
-
     if marks:
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), **marks})
-    stream = io.BytesIO()
-    parquet.write_table(table, stream)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error}); give a writable place") from error
-    write_atomically(path, stream.getvalue())
+    make_folder(path.parent)
+    write_atomically(path, parquet_bytes(table))
 
 
 def read_table(path: Path) -> pa.Table:

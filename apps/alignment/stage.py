@@ -35,6 +35,7 @@ from apps.alignment.volume import (
 )
 from apps.core.boxes import Triple
 from apps.core.errors import DataError, ParameterError, StateError
+from apps.core.files import make_folder
 from apps.core.parameters import Parameters, Result, json_hash, write_json
 from apps.core.progress import Reporter
 from apps.core.stage import Stage
@@ -136,10 +137,7 @@ class _Work:
         self._layout: Layout | None = None
         self._aligned: str | None = None
         self._written: str | None = None
-        try:
-            self._paths.output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"{parameters.output}: cannot be made ({error.strerror}); give a writable one") from error
+        make_folder(self._paths.output)
 
     def match(self) -> None:
         chosen = self._parameters.sections

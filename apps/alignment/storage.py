@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from apps.alignment.matching import Matches
 from apps.alignment.transforms import Grid, Mesh, Rigid
 from apps.core.errors import DataError
-from apps.core.files import write_atomically
+from apps.core.files import make_folder, write_atomically
 from apps.core.parameters import json_hash
 
 
@@ -93,10 +93,7 @@ def _rigid(values: NDArray[np.float64]) -> Rigid:
 
 
 def _save(path: Path, identity: str, **arrays: NDArray[Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{path.parent}: cannot be made ({error.strerror}); give a writable output") from error
+    make_folder(path.parent)
     stream = io.BytesIO()
     np.savez_compressed(stream, identity=np.array(identity), **arrays)  # type: ignore[arg-type]
     write_atomically(path, stream.getvalue())

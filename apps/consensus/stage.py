@@ -7,7 +7,6 @@ the common part of, and last a record; a subvolume with a record of the same inp
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Annotated
 
@@ -21,9 +20,8 @@ from apps.core.parts import Part, Phase, share
 from apps.core.progress import Reporter
 from apps.core.stage import Stage, code_version
 from apps.core.subvolumes import SubvolumeGrid, piece_path
-from apps.core.volumes import Volume, VoxelSize, content_hash, open_volume, write_volume
-
-_UNKNOWN_VOXEL_SIZE: VoxelSize = (1.0, 1.0, 1.0)
+from apps.core.tables import parquet_bytes
+from apps.core.volumes import UNKNOWN_VOXEL_SIZE, Volume, content_hash, open_volume, write_volume
 
 
 class ConsensusParameters(Parameters, frozen=True, kw_only=True):
@@ -124,7 +122,7 @@ def _make(parameters: ConsensusParameters, number: int) -> tuple[PieceRecord, bo
             return known, False
     found = split_consensus(first.read(), second.read(), parameters.min_voxels, parameters.connected)
     record_file.unlink(missing_ok=True)  # it must not speak for what is new
-    write_volume(piece, found.labels, first.voxel_size_nm or _UNKNOWN_VOXEL_SIZE)
+    write_volume(piece, found.labels, first.voxel_size_nm or UNKNOWN_VOXEL_SIZE)
     write_atomically(piece.with_suffix(".parquet"), _table(found))
     record = PieceRecord(
         identity=identity,
@@ -156,19 +154,14 @@ def _table(found: Consensus) -> bytes:
     """Parquet: id, first, second (the objects that it is the common part of), voxels."""
     import numpy as np
     import pyarrow as pa
-    from pyarrow import parquet
 
-    table = pa.table(
-        {
-            "id": np.arange(1, len(found.voxels) + 1, dtype=np.uint32),
-            "first": found.first.astype(np.uint64),
-            "second": found.second.astype(np.uint64),
-            "voxels": found.voxels,
-        }
-    )
-    stream = io.BytesIO()
-    parquet.write_table(table, stream)
-    return stream.getvalue()
+    columns = {
+        "id": np.arange(1, len(found.voxels) + 1, dtype=np.uint32),
+        "first": found.first.astype(np.uint64),
+        "second": found.second.astype(np.uint64),
+        "voxels": found.voxels,
+    }
+    return parquet_bytes(pa.table(columns))
 
 
 STAGE = Stage(

@@ -93,13 +93,22 @@ def folder_in_the_making(path: str | Path) -> Iterator[Path]:
         raise
 
 
-def lock(stream: IO[Any], path: Path) -> None:
-    """Hold the open file `path` for this process until it is closed.
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those it lies in, where it is not there.  Raises DataError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror or error}); give a writable place") from error
 
-    Raises StateError where another process holds it: two would write the same output.
+
+def lock(stream: IO[Any], path: Path, alone: bool = True) -> None:
+    """Hold the open file `stream` for this process until it is closed: alone, or with others that each do a part.
+
+    Raises StateError, which names the output `path`, where another process holds it: two would write the same output.
     """
-    if not try_lock(stream):
-        raise StateError(f"{path}: another process works on this output; wait for it, or end it first")
+    if not try_lock(stream, shared=not alone):
+        what = "works on this output" if alone else "works on all of it"
+        raise StateError(f"{path}: another process {what}; wait for it, or end it first")
 
 
 def try_lock(stream: IO[Any], shared: bool = False) -> bool:
@@ -140,7 +149,7 @@ def replace_folder(new: Path, target: Path) -> None:
     Where the file system can exchange two names, `target` is there whole at every moment.  Elsewhere (some network file
     systems) there is an instant with the old folder under `.NAME.old` only; a kill just then means making it again.
     """
-    old = target.with_name(f".{target.name}.old")
+    old = _old(target)
     if old.exists():
         shutil.rmtree(old)
     if not target.exists():
@@ -154,6 +163,16 @@ def replace_folder(new: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def put_back(target: Path, mark: str) -> None:
+    """Give the old folder its name again where a kill between the two renames of `replace_folder` left no `target`.
+
+    `mark`: a file that the folder has where it is whole.
+    """
+    old = _old(target)
+    if not target.exists() and (old / mark).is_file():
+        old.rename(target)
+
+
 def move_folder(new: Path, target: Path) -> None:
     """Move the folder `new` to `target` where a killed run goes on: `new` is never anything but the new folder.
 
@@ -161,13 +180,18 @@ def move_folder(new: Path, target: Path) -> None:
     the making, and moved back.  There is an instant without `target`; the run that goes on then finds `new`, and moves
     it.  An old `target` is removed last, under `.NAME.old`.
     """
-    old = target.with_name(f".{target.name}.old")
+    old = _old(target)
     if old.exists():
         shutil.rmtree(old)
     if target.exists():
         target.rename(old)
     new.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _old(target: Path) -> Path:
+    """Where a folder is while another takes its place."""
+    return target.with_name(f".{target.name}.old")
 
 
 def _exchange(one: Path, other: Path) -> bool:

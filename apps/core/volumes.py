@@ -21,6 +21,8 @@ from apps.core.errors import DataError
 from apps.core.files import folder_in_the_making
 
 VoxelSize = tuple[float, float, float]
+# What is written of a volume that does not say: one nanometre.
+UNKNOWN_VOXEL_SIZE: VoxelSize = (1.0, 1.0, 1.0)
 Array = NDArray[Any]
 
 DEFAULT_CHUNKS: Triple = (64, 64, 64)
@@ -94,6 +96,19 @@ def open_volume(name: str) -> Volume:
     if 0 in volume.shape:
         raise DataError(f"{name}: is empty, its shape is {volume.shape}")
     return volume
+
+
+def open_labels(name: str, image: Volume, what: str = "labels") -> Volume:
+    """Open a volume of integers, `what` they are, on the grid of an image.
+
+    Raises DataError where there is none, it is not of integers, or has another shape than the image.
+    """
+    labels = open_volume(name)
+    if labels.dtype.kind not in "ui":
+        raise DataError(f"{name}: has dtype {labels.dtype}; expected {what} of an integer type")
+    if labels.shape != image.shape:
+        raise DataError(f"{name}: has shape {labels.shape}; expected that of the image {image.name}, {image.shape}")
+    return labels
 
 
 def absolute_volume(name: str) -> str:

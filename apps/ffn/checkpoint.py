@@ -5,11 +5,12 @@ The folder is swapped in whole.  `load_checkpoint` also takes the prefix of a go
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from apps.core.boxes import Triple
 from apps.core.errors import DataError, ParameterError
-from apps.core.files import folder_in_the_making
+from apps.core.files import folder_in_the_making, put_back
 from apps.core.parameters import Parameters
 from apps.ffn.model import ModelParameters, Weights, check_weights
 
@@ -67,14 +68,24 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, info: CheckpointInfo, weights: Weights, state: Mapping[str, NDArray[Any]]) -> None:
-    """Write the folder atomically in the place of an older one."""
-    with folder_in_the_making(folder) as temporary:
-        try:
-            info.save(temporary / MODEL_FILE)
-            save_arrays(temporary / WEIGHTS_FILE, weights)
-            save_arrays(temporary / STATE_FILE, state)
-        except OSError as error:
-            raise DataError(f"{folder}: cannot be written ({error.strerror or error}); free some space") from error
+    """Write the folder atomically in the place of an older one.  Raises DataError where it cannot be written."""
+    with checkpoint_in_the_making(folder) as temporary:
+        info.save(temporary / MODEL_FILE)
+        save_arrays(temporary / WEIGHTS_FILE, weights)
+        save_arrays(temporary / STATE_FILE, state)
+
+
+@contextlib.contextmanager
+def checkpoint_in_the_making(folder: Path) -> Iterator[Path]:
+    """Yield a folder to write a checkpoint to; when it is whole, it takes the place of an older one.
+
+    Raises DataError where it cannot be written.
+    """
+    try:
+        with folder_in_the_making(folder) as temporary:
+            yield temporary
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror or error}); free some space") from error
 
 
 def find_own_checkpoint(folder: Path) -> Path | None:
@@ -82,9 +93,7 @@ def find_own_checkpoint(folder: Path) -> Path | None:
 
     A process killed between the two renames of the swap leaves the older checkpoint put away: it is put back.
     """
-    put_away = folder.with_name(f".{folder.name}.old")
-    if not folder.exists() and (put_away / MODEL_FILE).is_file():
-        put_away.rename(folder)
+    put_back(folder, MODEL_FILE)
     return folder if folder.exists() else None
 
 

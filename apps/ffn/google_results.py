@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from apps.core.boxes import Triple
 from apps.core.errors import DataError
-from apps.core.files import write_atomically
+from apps.core.files import make_folder, write_atomically
 from apps.ffn.restricted_pickle import RecordType, dump_records, load_restricted
 
 _NAME = re.compile(r"(\d+)_(\d+)_(\d+)\.npz$")
@@ -163,10 +163,7 @@ def write_google_result(
             # A fixed date: the same content, the same bytes.
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), data, zipfile.ZIP_DEFLATED)
     path = result_path(folder, corner)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error}); give a writable place") from error
+    make_folder(path.parent)
     write_atomically(path, stream.getvalue())
     return path
 

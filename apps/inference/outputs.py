@@ -6,7 +6,6 @@ that is there, the subvolume is done.  While it is worked on, `.NAME.flooding` i
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +19,7 @@ from apps.core.errors import DataError, ParameterError
 from apps.core.files import write_atomically
 from apps.core.parameters import Result
 from apps.core.subvolumes import Subvolume
+from apps.core.tables import parquet_bytes
 from apps.core.volumes import VoxelSize, write_volume
 from apps.ffn.segmenter import Segmentation, SegmentedObject
 
@@ -147,7 +147,6 @@ class _Summary(Result, frozen=True, kw_only=True):
 def objects_table(found: Segmentation, offset: Triple) -> bytes:
     """Parquet with a row for each object; `offset` zyx turns positions in the subvolume into those in the volume."""
     import pyarrow as pa
-    from pyarrow import parquet
 
     objects: list[SegmentedObject] = found.objects
     low, high = _extents(found.labels, len(objects))
@@ -163,9 +162,7 @@ def objects_table(found: Segmentation, offset: Triple) -> bytes:
         sums = np.bincount(found.labels.ravel(), found.probability.ravel(), len(objects) + 1)[1:] / 255.0
         counts = np.maximum([item.voxels for item in objects], 1) if objects else np.ones(0)
         columns["mean_probability"] = pa.array(sums / counts, pa.float64())
-    stream = io.BytesIO()
-    parquet.write_table(pa.table(columns), stream)
-    return stream.getvalue()
+    return parquet_bytes(pa.table(columns))
 
 
 def _extents(labels: np.ndarray, objects: int) -> tuple[np.ndarray, np.ndarray]:

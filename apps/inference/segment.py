@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from apps.core.boxes import Box
 from apps.core.errors import DataError
 from apps.core.progress import Reporter
-from apps.core.volumes import Volume
+from apps.core.volumes import UNKNOWN_VOXEL_SIZE, Volume
 from apps.ffn.canvas import Canvas, HostCanvas, Thresholds
 from apps.ffn.checkpoint import Checkpoint
 from apps.ffn.flood_log import FloodLog
@@ -182,7 +182,7 @@ def segment_boxes(
             seeds = find_seeds(
                 settings.seed_policy,
                 voxels,
-                image.voxel_size_nm or (1.0, 1.0, 1.0),
+                image.voxel_size_nm or UNKNOWN_VOXEL_SIZE,
                 source.model.margin,
                 reverse=settings.reverse_seeds,
                 excluded=excluded,

@@ -19,20 +19,20 @@ from msgspec import Meta
 
 from apps.core.boxes import Box, Triple
 from apps.core.errors import DataError, ParameterError
+from apps.core.files import make_folder
 from apps.core.parameters import Parameters, Result, json_hash
 from apps.core.parts import Part, Phase, share
 from apps.core.progress import Reporter
 from apps.core.stage import Stage, code_version
 from apps.core.subvolumes import Subvolume, SubvolumeGrid, piece_path
-from apps.core.volumes import Volume, absolute_volume, content_hash, open_volume
-from apps.ffn.checkpoint import Checkpoint, load_checkpoint, weights_digest
+from apps.core.volumes import UNKNOWN_VOXEL_SIZE, Volume, absolute_volume, content_hash, open_volume
+from apps.ffn.checkpoint import Checkpoint, weights_digest
 from apps.ffn.flood_log import FloodLog
-from apps.ffn.masks import MaskParameters, check_masks, read_masks
+from apps.ffn.masks import check_masks, read_masks
 from apps.ffn.segmenter import Segmentation
-from apps.ffn.settings import InferenceSettings
 from apps.inference.outputs import MaskedVoxels, SubvolumeResult, finished, log_path, store, written_for
+from apps.inference.parameters import FloodingParameters
 from apps.inference.segment import (
-    CanvasKind,
     NetworkSource,
     Options,
     check_image,
@@ -40,8 +40,6 @@ from apps.inference.segment import (
     segment_boxes,
 )
 
-# HDF5 does not say its voxel size; what is written then says one nanometre a voxel.
-_UNKNOWN_VOXEL_SIZE = (1.0, 1.0, 1.0)
 # Subvolumes that are looked after at a time: more than any device takes in one batch, and a bound on memory.
 _WINDOW = 256
 
@@ -67,11 +65,9 @@ class SubvolumeTarget(Parameters, frozen=True, kw_only=True):
         return Subvolume(read_box=self.box, write_box=self.write_box or self.box)
 
 
-class InferenceParameters(Parameters, frozen=True, kw_only=True):
+class InferenceParameters(FloodingParameters, frozen=True, kw_only=True):
     """Parameters of the inference stage."""
 
-    image: Annotated[str, Meta(description="image volume, uint8: NAME.zarr or FILE.h5:DATASET")]
-    model: Annotated[str, Meta(description="checkpoint folder, or prefix of a google/ffn checkpoint")]
     subvolumes: Annotated[
         tuple[SubvolumeTarget, ...], Meta(description="boxes to segment, each with its output; or give a grid")
     ] = ()
@@ -86,24 +82,7 @@ class InferenceParameters(Parameters, frozen=True, kw_only=True):
         tuple[Annotated[int, Meta(ge=0)], ...] | None,
         Meta(description="grid: the numbers of the subvolumes to segment, in this order, instead of a part"),
     ] = None
-    settings: Annotated[InferenceSettings, Meta(description="mode, thresholds and limits of flood filling")] = (
-        InferenceSettings()
-    )
-    masks: Annotated[
-        tuple[MaskParameters, ...], Meta(description="volumes that say where no object may be (vessels, no tissue)")
-    ] = ()
     probability: Annotated[bool, Meta(description="also keep the probability of objects' voxels, in 255ths")] = False
-    canvas: Annotated[
-        CanvasKind, Meta(description="where object maps are kept: host, device (TensorFlow's), auto: device on a GPU")
-    ] = "auto"
-    batch: Annotated[int, Meta(ge=1, le=4096, description="fields of view a call of the network, on the device")] = 64
-    fov: Annotated[Triple | None, Meta(description="field of view zyx; null: the model's, 33 for google/ffn")] = None
-    deltas: Annotated[Triple | None, Meta(description="deltas zyx; null: the model's, 8 for google/ffn")] = None
-    image_mean: Annotated[float | None, Meta(description="null: the model's; google/ffn's hold none")] = None
-    image_std: Annotated[
-        Annotated[float, Meta(gt=0)] | None, Meta(description="null: the model's; google/ffn's hold none")
-    ] = None
-    threads: Annotated[int, Meta(ge=1, le=1024, description="threads of the network's backend")] = 1
 
     def check(self) -> None:
         if (self.grid is None) == (not self.subvolumes):
@@ -232,8 +211,8 @@ def run(parameters: InferenceParameters, report: Reporter) -> InferenceResult:
     Raises DataError and ParameterError, before any long work, where image, box, mask, model or output cannot work.
     """
     image = open_volume(parameters.image)
-    checkpoint = load_checkpoint(parameters.model, parameters.fov, parameters.deltas)
-    normalisation = checkpoint.normalisation(parameters.image_mean, parameters.image_std)
+    checkpoint = parameters.load_checkpoint()
+    normalisation = parameters.normalisation(checkpoint)
     _check_boxes(parameters, image, checkpoint)
     check_masks(parameters.masks, image)
     _check_outputs(parameters)
@@ -261,7 +240,7 @@ def run(parameters: InferenceParameters, report: Reporter) -> InferenceResult:
                 log_path(Path(target.output)).unlink(missing_ok=True)  # where a kill came after the summary
                 sums.add(place, known)
         for folder in {Path(target.output).parent for _, target, _ in todo}:
-            _make_folder(folder)
+            make_folder(folder)
         logs: dict[int, FloodLog] = {}  # of the subvolumes in work: all at once would be more files than may be open
 
         def open_log(number: int) -> FloodLog:
@@ -271,7 +250,7 @@ def run(parameters: InferenceParameters, report: Reporter) -> InferenceResult:
 
         def keep(number: int, found: Segmentation) -> None:
             place, target, identity = todo[number]
-            voxel_size = image.voxel_size_nm or _UNKNOWN_VOXEL_SIZE
+            voxel_size = image.voxel_size_nm or UNKNOWN_VOXEL_SIZE
             sums.add(place, store(Path(target.output), target.subvolume, found, voxel_size, identity))
             logs.pop(number).remove()
 
@@ -341,7 +320,7 @@ def _common_identity(parameters: InferenceParameters, image: Volume, checkpoint:
             chosen,
             image.voxel_size_nm,
             checkpoint.model.to_dict(),
-            checkpoint.normalisation(parameters.image_mean, parameters.image_std),
+            parameters.normalisation(checkpoint),
             weights_digest(checkpoint.weights),
             code_version(),
         ]
@@ -362,13 +341,6 @@ def _identity(
     masks = None if excluded is None else hashlib.sha256(np.packbits(excluded).tobytes()).hexdigest()
     looked_at = excluded is None or leaves_room(excluded, checkpoint.model)
     return json_hash([common, masks, target.to_dict(), content_hash(image, target.box) if looked_at else None])
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror or error}); give a writable place") from error
 
 
 STAGE = Stage(

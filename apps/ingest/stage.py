@@ -15,10 +15,11 @@ from msgspec import Meta
 
 from apps.core.boxes import Box, Triple, tiles
 from apps.core.errors import DataError, ParameterError
+from apps.core.files import make_folder
 from apps.core.parameters import Parameters, Result, json_hash
 from apps.core.progress import Reporter
 from apps.core.stage import Stage
-from apps.core.volumes import Volume, VoxelSize, content_hash, new_volume, open_volume
+from apps.core.volumes import Volume, VoxelSize, content_hash, new_volume, open_labels, open_volume
 from apps.ingest.statistics import Histogram
 
 _BLOCK: Triple = (64, 256, 256)  # whole chunks of the volumes written
@@ -69,7 +70,7 @@ def run(parameters: IngestParameters, report: Reporter) -> IngestResult:
     box = parameters.box or image.box
     if not image.box.contains(box):
         raise DataError(f"{image.name}: box {box} leaves the volume, which is {image.box}")
-    labels = None if parameters.labels is None else _open_labels(parameters.labels, image)
+    labels = None if parameters.labels is None else open_labels(parameters.labels, image)
     voxel_size_nm = _voxel_size(parameters.voxel_size_nm, image, labels)
     folder = _output_folder(parameters)
 
@@ -106,15 +107,6 @@ class _Share:
         self._report(self._done, self._total, what)
 
 
-def _open_labels(name: str, image: Volume) -> Volume:
-    labels = open_volume(name)
-    if labels.dtype.kind not in "ui":
-        raise DataError(f"{name}: has dtype {labels.dtype}; expected labels of an integer type")
-    if labels.shape != image.shape:
-        raise DataError(f"{name}: has shape {labels.shape}; expected that of {image.name}, {image.shape}")
-    return labels
-
-
 def _voxel_size(given: VoxelSize | None, image: Volume, labels: Volume | None) -> VoxelSize:
     if given is not None:
         return given
@@ -135,10 +127,7 @@ def _output_folder(parameters: IngestParameters) -> Path:
     for target in (folder / "image.zarr", folder / "labels.zarr"):
         if target.resolve() in sources:
             raise ParameterError(f"output {folder}: {target} is an input and would be overwritten; give another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be made ({error.strerror}); give a writable output folder") from error
+    make_folder(folder)
     return folder
 
 

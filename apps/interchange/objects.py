@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import DTypeLike
 
 from apps.core.boxes import Triple
 from apps.core.errors import DataError
+from apps.core.tables import parquet_bytes
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,6 @@ def table_of(segmentation: str | Path) -> Path:
 def objects_table(rows: Sequence[ObjectRow], id_dtype: DTypeLike) -> bytes:
     """Parquet: id, z, y, x (seed), low_z to high_x (the object's corners, both in), voxels, steps."""
     import pyarrow as pa
-    from pyarrow import parquet
 
     columns = {"id": pa.array([row.id for row in rows], pa.from_numpy_dtype(np.dtype(id_dtype)))}
     places = {"": [row.seed for row in rows], "low_": [row.low for row in rows], "high_": [row.high for row in rows]}
@@ -43,9 +42,7 @@ def objects_table(rows: Sequence[ObjectRow], id_dtype: DTypeLike) -> bytes:
             columns[prefix + name] = pa.array([point[axis] for point in points], pa.int64())
     columns["voxels"] = pa.array([row.voxels for row in rows], pa.int64())
     columns["steps"] = pa.array([row.steps for row in rows], pa.int64())
-    stream = io.BytesIO()
-    parquet.write_table(pa.table(columns), stream)
-    return stream.getvalue()
+    return parquet_bytes(pa.table(columns))
 
 
 def read_seeds(path: str | Path) -> dict[int, tuple[Triple, int]]:

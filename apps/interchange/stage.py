@@ -16,11 +16,11 @@ from scipy import ndimage
 
 from apps.core.boxes import Box, Triple
 from apps.core.errors import DataError, ParameterError
-from apps.core.files import write_atomically
+from apps.core.files import make_folder, write_atomically
 from apps.core.parameters import Parameters, Result
 from apps.core.progress import Reporter
 from apps.core.stage import Stage, code_version
-from apps.core.volumes import Volume, VoxelSize, open_volume, write_volume
+from apps.core.volumes import UNKNOWN_VOXEL_SIZE, Volume, VoxelSize, open_volume, write_volume
 from apps.ffn.google_request import read_request
 from apps.ffn.google_results import GoogleResult, Origin, find_results, read_google_result, write_google_result
 from apps.interchange.hdf5 import split_name, write_dataset
@@ -29,7 +29,6 @@ from apps.interchange.objects import ObjectRow, objects_table, read_seeds, table
 Conversion = Literal["from_google_result", "to_google_result", "to_hdf5", "from_google_checkpoint"]
 
 # HDF5 and google/ffn's files do not say their voxel size; what is written then says one nanometre a voxel.
-_UNKNOWN_VOXEL_SIZE = (1.0, 1.0, 1.0)
 
 # The fields that only some conversions look at.
 _OPTIONS: dict[Conversion, tuple[str, ...]] = {
@@ -148,10 +147,10 @@ def from_google_result(parameters: InterchangeParameters, report: Reporter) -> I
         dtype = np.dtype(np.uint32 if largest <= np.iinfo(np.uint32).max else np.uint64)
         runs.append({"request": read_request(result.request, str(file)), "counters": result.counters})
         found = _rows(result)
-        _make_folder(output.parent)
+        make_folder(output.parent)
         tables.append(table_of(output))
         write_atomically(tables[-1], objects_table(found, dtype))
-        write_volume(output, result.labels.astype(dtype), parameters.voxel_size_nm or _UNKNOWN_VOXEL_SIZE)
+        write_volume(output, result.labels.astype(dtype), parameters.voxel_size_nm or UNKNOWN_VOXEL_SIZE)
         boxes.append(_box(result.corner, result.labels.shape))
         rows += found
     return InterchangeResult(
@@ -280,13 +279,6 @@ def _imported(folder: Path) -> bool:
     from apps.ffn.checkpoint import read_info
 
     return "imported_from" in read_info(folder).provenance
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror or error}); give a writable place") from error
 
 
 def _moved(point: Triple, by: Triple) -> Triple:

@@ -1,18 +1,18 @@
-"""A trained network of masks: what its `model.json` says besides, and its Keras model."""
+"""A trained network of masks, and what its `model.json` says besides."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from apps.core.errors import DataError
 from apps.masking.classes import CLASSES, Scores
-from apps.masking.network import NetworkParameters, build
+from apps.masking.network import NetworkParameters
 from apps.unet.storage import TrainedInfo, read_model
-from apps.unet.weights import Weights, set_weights
+from apps.unet.weights import Weights
 
 
 class ModelInfo(TrainedInfo, frozen=True, kw_only=True):
@@ -40,10 +40,3 @@ def load_model(folder: Path) -> Model:
     if info.classes != CLASSES:
         raise DataError(f"{folder}: tells the classes {info.classes}; expected {CLASSES}")
     return Model(info, weights)
-
-
-def keras_model(network: NetworkParameters, weights: Weights) -> Any:
-    """The Keras model with these weights.  Raises DataError where they are not those of such a network."""
-    model = build(network)
-    set_weights(model, weights)
-    return model

@@ -8,7 +8,6 @@ larger than a membrane is thick, so most of the work at full resolution would te
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
@@ -16,13 +15,13 @@ from msgspec import Meta
 from apps.core.parameters import Parameters
 from apps.masking.classes import CLASSES
 from apps.masking.sections import SEEN
+from apps.unet.network import CONVOLUTIONS, MOMENTUM, Block, build_u_net
+from apps.unet.weights import GROW
 
 VariantName = Literal["unet", "residual", "separable"]
 Downsample = Literal[1, 2, 4, 8, 16, 32]
 
 _KERNEL = 3
-_CONVOLUTIONS = 2  # at every level, on the way down and up
-_MOMENTUM = 0.9  # of the batch statistics: trainings are short
 
 
 class NetworkParameters(Parameters, frozen=True, kw_only=True):
@@ -51,44 +50,23 @@ class NetworkParameters(Parameters, frozen=True, kw_only=True):
         step, bilinear interpolation to single pixels, reaches for one more.
         """
         levels = [2**level for level in range(self.poolings)]
-        down = _CONVOLUTIONS * sum(levels)
-        bottom = _CONVOLUTIONS * 2**self.poolings
+        down = CONVOLUTIONS * sum(levels)
+        bottom = CONVOLUTIONS * 2**self.poolings
         reach = 2 * down + bottom + 2**self.poolings + 1
         unit = 2**self.poolings
         return -(-reach // unit) * unit * int(self.downsample)
 
 
-Block = Callable[[Any, Any, int, str], Any]
-
-
 def build(network: NetworkParameters) -> Any:
-    """The Keras model: float32 [batch, y, x, SEEN] -> logits [batch, y, x, classes]; y, x multiples of 2^poolings.
-
-    Layers are named by where they are, so that weights have the same names in every process.
-    """
-    import keras
-
-    layers, block = keras.layers, BLOCKS[network.variant]
-    image = keras.Input((None, None, SEEN), name="image")
-    skips = []
-    x = image
-    for level in range(network.poolings):
-        x = block(layers, x, network.channels * 2**level, f"down{level}")
-        skips.append(x)
-        x = layers.MaxPooling2D(2, name=f"pool{level}")(x)
-    x = block(layers, x, network.channels * 2**network.poolings, "bottom")
-    for level in reversed(range(network.poolings)):
-        x = layers.Conv2DTranspose(network.channels * 2**level, 2, strides=2, name=f"up{level}_grow")(x)
-        x = layers.Concatenate(name=f"up{level}_join")([skips[level], x])
-        x = block(layers, x, network.channels * 2**level, f"up{level}")
-    logits = layers.Conv2D(len(CLASSES), 1, name="logits")(x)
-    return keras.Model(image, logits, name=network.variant)
+    """The Keras model: float32 [batch, y, x, SEEN] -> logits [batch, y, x, classes]; y, x multiples of 2^poolings."""
+    windows = [(2, 2)] * network.poolings
+    return build_u_net(network.variant, SEEN, len(CLASSES), network.channels, windows, BLOCKS[network.variant])
 
 
 def _unet(layers: Any, x: Any, channels: int, name: str) -> Any:
-    for number in range(_CONVOLUTIONS):
+    for number in range(CONVOLUTIONS):
         x = layers.Conv2D(channels, _KERNEL, padding="same", use_bias=False, name=f"{name}_{number}")(x)
-        x = layers.BatchNormalization(momentum=_MOMENTUM, name=f"{name}_{number}_norm")(x)
+        x = layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_{number}_norm")(x)
         x = layers.Activation("relu", name=f"{name}_{number}_relu")(x)
     return x
 
@@ -101,15 +79,14 @@ def _residual(layers: Any, x: Any, channels: int, name: str) -> Any:
 
 def _separable(layers: Any, x: Any, channels: int, name: str) -> Any:
     """Each convolution as one of every channel by itself and one of 1x1 over channels (Chollet 2017): far cheaper."""
-    for number in range(_CONVOLUTIONS):
+    for number in range(CONVOLUTIONS):
         x = layers.SeparableConv2D(channels, _KERNEL, padding="same", use_bias=False, name=f"{name}_{number}")(x)
-        x = layers.BatchNormalization(momentum=_MOMENTUM, name=f"{name}_{number}_norm")(x)
+        x = layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_{number}_norm")(x)
         x = layers.Activation("relu", name=f"{name}_{number}_relu")(x)
     return x
 
 
-# Variant -> (Keras's layers, what goes in, channels, name of the layers) -> what comes out, of the same extent.
-# A block has at most _CONVOLUTIONS convolutions of _KERNEL: `NetworkParameters.margin` counts on that.
+# A block has at most CONVOLUTIONS convolutions of _KERNEL: `NetworkParameters.margin` counts on that.
 BLOCKS: dict[VariantName, Block] = {"unet": _unet, "residual": _residual, "separable": _separable}
 
 
@@ -134,7 +111,7 @@ def _level(name: str, network: NetworkParameters) -> int:
         return network.poolings
     level = int(where[-1]) if where[-1].isdigit() else 0
     # A transposed convolution applies its kernel to every pixel of the coarser level.
-    return level + 1 if name.endswith("_grow") else level
+    return level + 1 if name.endswith(GROW) else level
 
 
 def _product(shape: Any) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,25 +11,16 @@ from msgspec import Meta
 
 from apps.core.boxes import Triple
 from apps.core.errors import StateError, UserError
-from apps.core.files import lock
+from apps.core.files import lock, make_folder
 from apps.core.parameters import Parameters, Result, write_json
-from apps.core.volumes import Volume, VoxelSize, create_shared_volume, open_volume_to_write
-from apps.unet.storage import make_folder
-from apps.unet.training import MODEL
+from apps.core.volumes import UNKNOWN_VOXEL_SIZE, Volume, VoxelSize, create_shared_volume, open_volume_to_write
+from apps.unet.training import OutputPaths
 
 _CHUNK = 1024  # pixels along y and x: one plane a chunk, so that sections share none
-_UNKNOWN_SIZE: VoxelSize = (1.0, 1.0, 1.0)  # of an image that does not say
 
 
-@dataclass(frozen=True)
-class Paths:
+class Paths(OutputPaths):
     """Where things are in the output folder."""
-
-    output: Path
-
-    @property
-    def model(self) -> Path:
-        return self.output / MODEL
 
     @property
     def masks(self) -> Path:
@@ -81,7 +71,7 @@ def prepare_masks(paths: Paths, image: Volume, first_section: int) -> bool:
     One that only gets longer keeps what it holds; one of other sections, extent or voxels is made anew, and its records
     go first.  Raises StateError where another process prepares it, DataError where it cannot be written.
     """
-    size = image.voxel_size_nm or _UNKNOWN_SIZE
+    size = image.voxel_size_nm or UNKNOWN_VOXEL_SIZE
     height, width = image.shape[1:]
     layout = Layout(first_section=first_section, plane_shape=(height, width), voxel_size_nm=size)
     make_folder(paths.output)

@@ -7,21 +7,19 @@ is no seam to blend.  Beyond the section's borders nothing is shown (0).  Memory
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apps.core.boxes import Box, tiles
 from apps.core.volumes import Volume
-from apps.ffn.backend import import_tensorflow
 from apps.masking.classes import OUTSIDE
-from apps.masking.model import keras_model
-from apps.masking.network import NetworkParameters
+from apps.masking.network import NetworkParameters, build
 from apps.masking.scoring import Certainty
-from apps.masking.sections import NO_TISSUE, SEEN, Floats, SectionStatistics, normalise
+from apps.masking.sections import NO_TISSUE, Floats, SectionStatistics, normalise
+from apps.unet.network import ready_to_predict
 from apps.unet.weights import Weights
 
 
@@ -43,7 +41,7 @@ class Segmenter:
         self._network = network
         self._tile = -(-tile // unit) * unit
         self._margin = network.margin if overlap is None else -(-overlap // unit) * unit
-        self._predict = _compile(keras_model(network, weights))
+        self._predict = ready_to_predict(build(network), weights, "softmax")
 
     def segment(
         self, image: Volume, region: Box, statistics: SectionStatistics, certainty: Certainty | None = None
@@ -121,20 +119,3 @@ def _read_around(image: Volume, own: Box, margin: int, extent: tuple[int, int]) 
     (top, bottom), (left, right) = spans
     pixels = image.read(Box.between((plane, top, left), (plane + 1, bottom, right)))[0]
     return np.pad(pixels, pads, constant_values=NO_TISSUE)
-
-
-def _compile(model: Any) -> Callable[[Floats], Floats]:
-    """What the network sees [y, x, SEEN] -> probabilities [y, x, class]."""
-    tf = import_tensorflow()
-
-    @tf.function(input_signature=[tf.TensorSpec((None, None, SEEN), tf.float32)])
-    def step(image: Any) -> Any:
-        return tf.nn.softmax(model(image[None], training=False)[0])
-
-    concrete = step.get_concrete_function()  # now, and not with the first tile
-
-    def predict(image: Floats) -> Floats:
-        result: Floats = concrete(tf.constant(image)).numpy()
-        return result
-
-    return predict

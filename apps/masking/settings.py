@@ -10,6 +10,7 @@ from apps.core.boxes import Box
 from apps.core.errors import DataError, ParameterError
 from apps.core.parameters import Parameters
 from apps.masking.network import NetworkParameters
+from apps.unet.settings import BatchSize, LearningRate, Schedule, Steps
 
 _Strength = Annotated[float, Meta(ge=0, le=2)]
 
@@ -32,7 +33,7 @@ class Augmentation(Parameters, frozen=True, kw_only=True):
     ] = 0.15
 
 
-class TrainSettings(Parameters, frozen=True, kw_only=True):
+class TrainSettings(Schedule, frozen=True, kw_only=True):
     """What of the annotations is used, the network, and the schedule."""
 
     box: Annotated[Box | None, Meta(description="annotated voxels to use; null: all")] = None
@@ -45,24 +46,15 @@ class TrainSettings(Parameters, frozen=True, kw_only=True):
     network: Annotated[NetworkParameters, Meta(description="the network")] = NetworkParameters()
     augmentation: Annotated[Augmentation, Meta(description="how examples are changed")] = Augmentation()
     patch: Annotated[int, Meta(ge=32, le=4096, description="extent of an example (y and x), in pixels")] = 256
-    batch_size: Annotated[int, Meta(ge=1, le=1024, description="examples a step")] = 6
-    steps: Annotated[int, Meta(ge=1, description="optimiser updates")] = 900
-    learning_rate: Annotated[float, Meta(gt=0, le=1, description="of Adam, at its highest")] = 6e-3
-    warmup_steps: Annotated[
-        int, Meta(ge=0, description="steps over which the rate rises from 0; then it falls to 0")
-    ] = 20
+    batch_size: BatchSize = 6
+    steps: Steps = 900
+    learning_rate: LearningRate = 6e-3
     balanced: Annotated[
         float, Meta(ge=0, le=1, description="share of the examples that are centred on a class drawn evenly")
     ] = 0.75
-    seed: Annotated[int, Meta(ge=0, description="of the initial weights, the examples and their augmentation")] = 0
-    checkpoint_every: Annotated[int, Meta(ge=1, description="steps from one checkpoint to the next")] = 100
 
     def check(self) -> None:
-        if self.warmup_steps >= self.steps:
-            raise ParameterError(
-                f"training.warmup_steps = {self.warmup_steps} (20 where it is not given): expected fewer than "
-                f"training.steps = {self.steps}"
-            )
+        super().check()
         for name, box in (("box", self.box), ("validation_box", self.validation_box)):
             if box is not None and box.empty:
                 raise ParameterError(f"{name} {box}: is empty; give one with voxels in it")

@@ -9,12 +9,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from apps.core.boxes import Box
-from apps.core.errors import DataError
+from apps.core.files import make_folder
 from apps.core.parameters import json_hash
 from apps.core.progress import Reporter
 from apps.core.stage import code_version
-from apps.core.volumes import Volume, open_volume
+from apps.core.volumes import Volume, open_labels
 from apps.ffn.backend import start_tensorflow
+from apps.ffn.checkpoint import weights_digest
 from apps.masking.classes import Confusion, check_classes
 from apps.masking.examples import Examples
 from apps.masking.loss import loss
@@ -24,10 +25,9 @@ from apps.masking.records import Paths
 from apps.masking.sections import open_image, read_statistics
 from apps.masking.segmenter import Segmenter
 from apps.masking.settings import TrainSettings
-from apps.unet.storage import make_folder
 from apps.unet.trainer import Trainer
 from apps.unet.training import train_once, what_matters
-from apps.unet.weights import Weights, checksum
+from apps.unet.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ def train(
     Raises DataError for what is wrong with the volumes, before any long work; StateError where the folder holds another
     model or another process trains in it; DivergedError.
     """
-    image, labels = open_image(image_name), _open_labels(labels_name, image_name)
+    image = open_image(image_name)
+    labels = open_labels(labels_name, image, "classes")
     training, validation = settings.divide(image.box)
     make_folder(paths.output)
     start_tensorflow(threads)
@@ -64,7 +65,7 @@ def train(
         confusion = judge(image, labels, validation, settings.network, weights, tile)
         return ModelInfo(
             network=settings.network,
-            checksum=checksum(weights),
+            checksum=weights_digest(weights),
             steps=settings.steps,
             loss=trainer.loss,
             validation=confusion.dice(),
@@ -104,12 +105,3 @@ def _annotated(labels: Volume, box: Box) -> Iterator[tuple[Box, NDArray[Any]]]:
     for plane in range(box.offset[0], box.end[0]):
         region = Box.of((plane, *box.offset[1:]), (1, *box.shape[1:]))
         yield region, labels.read(region)[0]
-
-
-def _open_labels(name: str, image: str) -> Volume:
-    labels, shape = open_volume(name), open_volume(image).shape
-    if labels.dtype.kind not in "ui":
-        raise DataError(f"{name}: has dtype {labels.dtype}; expected classes of an integer type")
-    if labels.shape != shape:
-        raise DataError(f"{name}: has shape {labels.shape}; expected that of the image {image}, {shape}")
-    return labels

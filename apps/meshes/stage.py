@@ -13,15 +13,13 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from apps.core.boxes import Triple
-from apps.core.errors import ParameterError
-from apps.core.parameters import Parameters, Result, write_json
-from apps.core.parts import Part, Phase
+from apps.core.parameters import Result, write_json
 from apps.core.progress import Reporter
 from apps.core.stage import Stage
-from apps.morphology.assembly import Action, Craft, Measures, assemble_all, rows
-from apps.morphology.cutting import Segmentation, open_segmentation
+from apps.morphology.assembly import Craft, Measures, assemble_all, rows
+from apps.morphology.cutting import Segmentation
 from apps.morphology.fragments import Fragment
+from apps.morphology.parameters import PHASES, ObjectsParameters
 from apps.morphology.place import Workplace
 from apps.morphology.precomputed import encode_mesh, mesh_info, write_properties
 from apps.morphology.tables import write_objects
@@ -32,14 +30,9 @@ _FILE_BYTES = 4 << 20
 Export = Literal["ply", "obj"]
 
 
-class MeshesParameters(Parameters, frozen=True, kw_only=True):
+class MeshesParameters(ObjectsParameters, frozen=True, kw_only=True):
     """Which objects get surfaces, and how fine."""
 
-    segmentation: Annotated[str, Meta(min_length=1, description="OME-Zarr volume of object ids, complete")]
-    output: Annotated[str, Meta(min_length=1, description="folder that the meshes go to, neuroglancer precomputed")]
-    objects: Annotated[
-        tuple[Annotated[int, Meta(ge=1)], ...] | None, Meta(description="ids of the objects; all by default")
-    ] = None
     min_voxels: Annotated[int, Meta(ge=0, description="objects with fewer voxels in the whole volume get no mesh")] = (
         100
     )
@@ -47,24 +40,11 @@ class MeshesParameters(Parameters, frozen=True, kw_only=True):
         float, Meta(gt=0, description="no vertex is moved further than this when a surface is simplified")
     ] = 40.0
     simplification: Annotated[
-        int, Meta(ge=0, description="at most so many times fewer triangles; 0 keeps marching cubes' own")
+        int, Meta(ge=0, description="at most so many times fewer triangles within a shape; 0 keeps marching cubes' own")
     ] = 100
-    shape: Annotated[
-        Triple, Meta(description="voxels that are worked on at a time, zyx; simplification stops at their faces")
-    ] = (448, 448, 448)
     export: Annotated[
         Export | None, Meta(description="also write every object as one file, in the output's folder of that name")
     ] = None
-    action: Annotated[
-        Action, Meta(description="all, or a phase: forge (by units), collect (by objects), finish (alone)")
-    ] = "all"
-    part: Annotated[Part | None, Meta(description="this job's share of forge or collect, of several jobs")] = None
-
-    def check(self) -> None:
-        if min(self.shape) < 2:
-            raise ParameterError(f"shape {self.shape}: expected at least 2 voxels along each axis")
-        if self.part is not None and self.action in ("all", "finish"):
-            raise ParameterError(f"action {self.action}: is the work of one job; a part goes with forge or collect")
 
 
 class MeshesResult(Result, frozen=True, kw_only=True):
@@ -85,8 +65,8 @@ def run(parameters: MeshesParameters, report: Reporter) -> MeshesResult:
     Raises DataError where the segmentation is missing, is no OME-Zarr of integers, or has negative ids, or the output
     cannot be written; StateError where the output is something else, or another process works on it.
     """
-    segmentation = open_segmentation(parameters.segmentation, parameters.shape, parameters.objects)
-    place = Workplace(Path(parameters.output), "meshes", _identity(parameters, segmentation))
+    segmentation = parameters.open_segmentation()
+    place = Workplace(Path(parameters.output), "meshes", parameters.identity(segmentation))
     craft = Craft(
         units=len(segmentation.grid),
         min_voxels=parameters.min_voxels,
@@ -98,11 +78,6 @@ def run(parameters: MeshesParameters, report: Reporter) -> MeshesResult:
     totals: dict[str, Any] = (place.made() or {"totals": {}})["totals"] if complete else {}
     counts = {name: int(totals.get(name, 0)) for name in ("objects", "vertices", "triangles", "voxels")}
     return MeshesResult(meshes=parameters.output, complete=complete, units=craft.units, **counts)
-
-
-def _identity(parameters: MeshesParameters, segmentation: Segmentation) -> dict[str, Any]:
-    names = ("min_voxels", "max_error_nm", "simplification", "export")
-    return {**segmentation.identity(), **{name: getattr(parameters, name) for name in names}}
 
 
 def _forge(parameters: MeshesParameters, segmentation: Segmentation, unit: int) -> list[Fragment]:
@@ -159,5 +134,5 @@ STAGE = Stage(
     result=MeshesResult,
     run=run,
     example={"segmentation": "data/segmentation.zarr", "output": "data/meshes", "min_voxels": 1000},
-    phases=(Phase("forge", shared=True), Phase("collect", shared=True), Phase("finish")),
+    phases=PHASES,
 )

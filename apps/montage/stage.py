@@ -11,6 +11,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from apps.core.errors import DataError, ParameterError
+from apps.core.files import make_folder
 from apps.core.parameters import Result
 from apps.core.progress import Reporter
 from apps.core.stage import Stage
@@ -54,10 +55,7 @@ def run(parameters: MontageParameters, report: Reporter) -> MontageResult:
     wanted = _wanted(parameters, table)
     _check_tiles_are_there(parameters, table)
     output = SectionFiles.of(parameters.output, 0).record.parent
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{output}: cannot be made ({error.strerror}); give a writable output folder") from error
+    make_folder(output)
     records = []
     with Workers(parameters.workers, parameters.worker_kind, parameters.cache_mib * 2**20) as workers:
         surveys = _Surveys(parameters, table, workers)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.core.errors import DataError
-from apps.core.files import file_in_the_making
+from apps.core.files import file_in_the_making, make_folder
 
 _ROW = np.dtype([("id", "<u8"), ("voxels", "<i8"), ("start", "<i8"), ("length", "<i8")])
 
@@ -38,10 +38,7 @@ def write_fragments(path: Path, fragments: Iterable[Fragment]) -> None:
     index["voxels"] = [row.voxels for row in rows]
     index["length"] = [len(row.data) for row in rows]
     index["start"] = np.cumsum(index["length"]) - index["length"]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error}); give a writable place") from error
+    make_folder(path.parent)
     with file_in_the_making(path) as temporary, temporary.open("wb") as stream:
         np.save(stream, index)
         for row in rows:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.core.errors import DataError, StateError
-from apps.core.files import lock, replace_folder, try_lock
+from apps.core.files import lock, replace_folder
 from apps.core.parameters import json_hash, write_json
 
 PROVENANCE = "provenance.json"
@@ -105,10 +105,7 @@ class Workplace:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a+b") as stream:
-                if alone:
-                    lock(stream, self.output)
-                elif not try_lock(stream, shared=True):
-                    raise StateError(f"{self.output}: another process completes it; wait for it, or end it first")
+                lock(stream, self.output, alone)
                 self.folder.mkdir(exist_ok=True)
                 yield
                 if alone:

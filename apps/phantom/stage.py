@@ -20,8 +20,8 @@ import numpy as np
 from msgspec import Meta
 
 from apps.core.boxes import Triple
-from apps.core.errors import DataError, ParameterError
-from apps.core.files import lock, move_folder
+from apps.core.errors import ParameterError
+from apps.core.files import lock, make_folder, move_folder
 from apps.core.parameters import Parameters, Result, write_json
 from apps.core.progress import Reporter
 from apps.core.stage import Stage
@@ -126,10 +126,7 @@ def run(parameters: PhantomParameters, report: Reporter) -> PhantomResult:
     where another process works on this output.
     """
     folder = Path(parameters.output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be made ({error.strerror}); give a writable output folder") from error
+    make_folder(folder)
     result = _complete(folder, parameters)
     if result is not None:
         report(1, 1, "done before")

@@ -14,15 +14,14 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from apps.core.boxes import Triple
-from apps.core.errors import ParameterError, StateError
-from apps.core.parameters import Parameters, Result, write_json
-from apps.core.parts import Part, Phase
+from apps.core.errors import StateError
+from apps.core.parameters import Result, write_json
 from apps.core.progress import Reporter
 from apps.core.stage import Stage
-from apps.morphology.assembly import Action, Craft, Measures, assemble_all, rows
-from apps.morphology.cutting import Segmentation, open_segmentation
+from apps.morphology.assembly import Craft, Measures, assemble_all, rows
+from apps.morphology.cutting import Segmentation
 from apps.morphology.fragments import Fragment
+from apps.morphology.parameters import PHASES, ObjectsParameters
 from apps.morphology.place import Workplace
 from apps.morphology.precomputed import encode_skeleton, skeleton_info, write_properties
 from apps.morphology.tables import write_objects
@@ -33,14 +32,9 @@ from apps.skeletons.table import NPZ, write_npz
 SWC_FOLDER = "swc"
 
 
-class SkeletonsParameters(Parameters, frozen=True, kw_only=True):
+class SkeletonsParameters(ObjectsParameters, frozen=True, kw_only=True):
     """Which objects get skeletons, and how detailed."""
 
-    segmentation: Annotated[str, Meta(min_length=1, description="OME-Zarr volume of object ids, complete")]
-    output: Annotated[str, Meta(min_length=1, description="folder that the skeletons go to, neuroglancer precomputed")]
-    objects: Annotated[
-        tuple[Annotated[int, Meta(ge=1)], ...] | None, Meta(description="ids of the objects; all by default")
-    ] = None
     min_voxels: Annotated[
         int, Meta(ge=0, description="objects with fewer voxels in the whole volume get no skeleton")
     ] = 1000
@@ -65,17 +59,6 @@ class SkeletonsParameters(Parameters, frozen=True, kw_only=True):
         float, Meta(gt=0, description="and is traced from its middle where that distance is larger than this")
     ] = 3500.0
     swc_unit: Annotated[Unit, Meta(description="what the numbers in SWC files are in")] = "micrometer"
-    shape: Annotated[Triple, Meta(description="voxels that are worked on at a time, zyx")] = (448, 448, 448)
-    action: Annotated[
-        Action, Meta(description="all, or a phase: forge (by units), collect (by objects), finish (alone)")
-    ] = "all"
-    part: Annotated[Part | None, Meta(description="this job's share of forge or collect, of several jobs")] = None
-
-    def check(self) -> None:
-        if min(self.shape) < 2:
-            raise ParameterError(f"shape {self.shape}: expected at least 2 voxels along each axis")
-        if self.part is not None and self.action in ("all", "finish"):
-            raise ParameterError(f"action {self.action}: is the work of one job; a part goes with forge or collect")
 
 
 class SkeletonsResult(Result, frozen=True, kw_only=True):
@@ -98,8 +81,8 @@ def run(parameters: SkeletonsParameters, report: Reporter) -> SkeletonsResult:
     be written.
     """
     _check_installed()
-    segmentation = open_segmentation(parameters.segmentation, parameters.shape, parameters.objects)
-    place = Workplace(Path(parameters.output), "skeletons", _identity(parameters, segmentation))
+    segmentation = parameters.open_segmentation()
+    place = Workplace(Path(parameters.output), "skeletons", parameters.identity(segmentation))
     craft = Craft(
         units=len(segmentation.grid),
         min_voxels=parameters.min_voxels,
@@ -126,12 +109,6 @@ def _check_installed() -> None:
             "kimimaro, which traces skeletons and is under the GPL, is not installed; "
             "install it with: make environment EXTRAS=cpu,skeletons"
         )
-
-
-def _identity(parameters: SkeletonsParameters, segmentation: Segmentation) -> dict[str, Any]:
-    left_out = ("segmentation", "output", "objects", "shape", "action", "part")
-    settings = {name: value for name, value in parameters.to_dict().items() if name not in left_out}
-    return {**segmentation.identity(), **settings}
 
 
 def _forge(parameters: SkeletonsParameters, segmentation: Segmentation, unit: int) -> list[Fragment]:
@@ -178,5 +155,5 @@ STAGE = Stage(
     run=run,
     check_installed=_check_installed,
     example={"segmentation": "data/segmentation.zarr", "output": "data/skeletons", "min_voxels": 10000},
-    phases=(Phase("forge", shared=True), Phase("collect", shared=True), Phase("finish")),
+    phases=PHASES,
 )

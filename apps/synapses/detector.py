@@ -6,7 +6,6 @@ whatever is asked for: a voxel's probability does not depend on who works it out
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,10 @@ from numpy.typing import NDArray
 
 from apps.core.boxes import Box, Triple
 from apps.core.volumes import Volume
-from apps.ffn.backend import import_tensorflow
-from apps.synapses.images import NOTHING, Floats, Statistics
+from apps.synapses.images import NOTHING, Statistics
 from apps.synapses.network import NetworkParameters, build
-from apps.unet.weights import Weights, set_weights
+from apps.unet.network import ready_to_predict
+from apps.unet.weights import Weights
 
 FULL = 255  # a probability of 1 as it is kept
 
@@ -29,10 +28,8 @@ class Detector:
 
     def __init__(self, network: NetworkParameters, outputs: int, weights: Weights, margin: Triple) -> None:
         """`margin`: voxels read around a tile, a multiple of the network's unit (see `margin_of`)."""
-        model = build(network, outputs)
-        set_weights(model, weights)
         self._outputs, self._margin = outputs, margin
-        self._predict = _compile(model)
+        self._predict = ready_to_predict(build(network, outputs), weights, "sigmoid")
 
     def detect(self, window: NDArray[Any], tile: Box, statistics: Statistics) -> Probabilities:
         """Probabilities [output, z, y, x] of a tile, of what `read_window` gives, in steps of 1/255.
@@ -43,7 +40,7 @@ class Detector:
         shown = window[inner] != NOTHING
         if not shown.any():
             return np.zeros((self._outputs, *tile.shape), np.uint8)
-        found = self._predict(statistics.normalise(window))[inner]
+        found = self._predict(statistics.normalise(window)[..., None])[inner]
         kept = np.rint(found * np.float32(FULL)).astype(np.uint8) * shown[..., None]
         return np.ascontiguousarray(np.moveaxis(kept, -1, 0))
 
@@ -65,20 +62,3 @@ def margin_of(network: NetworkParameters, overlap: int | None) -> Triple:
         return most
     z, y, x = (min(-(-overlap // unit) * unit, m) for unit, m in zip(network.unit, most, strict=True))
     return z, y, x
-
-
-def _compile(model: Any) -> Callable[[Floats], Floats]:
-    """What the network sees [z, y, x] -> probabilities [z, y, x, output]."""
-    tf = import_tensorflow()
-
-    @tf.function(input_signature=[tf.TensorSpec((None, None, None), tf.float32)])
-    def step(image: Any) -> Any:
-        return tf.sigmoid(model(image[None, ..., None], training=False)[0])
-
-    concrete = step.get_concrete_function()  # now, and not with the first tile
-
-    def predict(image: Floats) -> Floats:
-        result: Floats = concrete(tf.constant(image)).numpy()
-        return result
-
-    return predict

@@ -1,4 +1,4 @@
-"""A trained network of synapses: what its `model.json` says, and its Keras model."""
+"""A trained network of synapses, and what its `model.json` says."""
 
 from __future__ import annotations
 

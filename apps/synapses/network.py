@@ -6,7 +6,6 @@ afterwards.  Every output is a probability of its own: a voxel can be in a cleft
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
@@ -14,13 +13,11 @@ from msgspec import Meta
 from apps.core.boxes import Triple
 from apps.core.errors import ParameterError
 from apps.core.parameters import Parameters
-from apps.unet.weights import GROW
+from apps.unet.network import CONVOLUTIONS, MOMENTUM, Block, build_u_net
 
 VariantName = Literal["unet", "residual", "factored"]
 
 _KERNEL = 3
-_CONVOLUTIONS = 2  # at every level, on the way down and up
-_MOMENTUM = 0.9  # of the batch statistics: trainings are short
 
 
 class NetworkParameters(Parameters, frozen=True, kw_only=True):
@@ -62,52 +59,30 @@ class NetworkParameters(Parameters, frozen=True, kw_only=True):
         for axis, unit in enumerate(self.unit):
             scale, reach = 1, 0
             for level in range(self.poolings):
-                reach += 2 * _CONVOLUTIONS * scale  # down and up
+                reach += 2 * CONVOLUTIONS * scale  # down and up
                 scale *= self.window(level)[axis]
-            reach += _CONVOLUTIONS * scale + scale
+            reach += CONVOLUTIONS * scale + scale
             found.append(-(-reach // unit) * unit)
         z, y, x = found
         return z, y, x
 
 
-Block = Callable[[Any, Any, int, str], Any]
-
-
 def build(network: NetworkParameters, outputs: int) -> Any:
-    """The Keras model: float32 [batch, z, y, x, 1] -> logits [batch, z, y, x, outputs]; extents multiples of its unit.
-
-    Layers are named by where they are, so that weights have the same names in every process.
-    """
-    import keras
-
-    layers, block = keras.layers, BLOCKS[network.variant]
-    image = keras.Input((None, None, None, 1), name="image")
-    skips = []
-    x = image
-    for level in range(network.poolings):
-        x = block(layers, x, network.channels * 2**level, f"down{level}")
-        skips.append(x)
-        x = layers.MaxPooling3D(network.window(level), name=f"pool{level}")(x)
-    x = block(layers, x, network.channels * 2**network.poolings, "bottom")
-    for level in reversed(range(network.poolings)):
-        window, channels = network.window(level), network.channels * 2**level
-        x = layers.Conv3DTranspose(channels, window, strides=window, name=f"up{level}{GROW}")(x)
-        x = layers.Concatenate(name=f"up{level}_join")([skips[level], x])
-        x = block(layers, x, channels, f"up{level}")
-    logits = layers.Conv3D(outputs, 1, name="logits")(x)
-    return keras.Model(image, logits, name=network.variant)
+    """The Keras model: float32 [batch, z, y, x, 1] -> logits [batch, z, y, x, outputs], extents multiples of `unit`."""
+    windows = [network.window(level) for level in range(network.poolings)]
+    return build_u_net(network.variant, 1, outputs, network.channels, windows, BLOCKS[network.variant])
 
 
 def _convolve(layers: Any, x: Any, channels: int, kernels: tuple[int | Triple, ...], name: str) -> Any:
     """Convolutions one after the other, then batch statistics and the rectifier."""
     for number, kernel in enumerate(kernels):
         x = layers.Conv3D(channels, kernel, padding="same", use_bias=False, name=f"{name}_{number}")(x)
-    x = layers.BatchNormalization(momentum=_MOMENTUM, name=f"{name}_norm")(x)
+    x = layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_norm")(x)
     return layers.Activation("relu", name=f"{name}_relu")(x)
 
 
 def _unet(layers: Any, x: Any, channels: int, name: str) -> Any:
-    for number in range(_CONVOLUTIONS):
+    for number in range(CONVOLUTIONS):
         x = _convolve(layers, x, channels, (_KERNEL,), f"{name}_{number}")
     return x
 
@@ -120,13 +95,12 @@ def _residual(layers: Any, x: Any, channels: int, name: str) -> Any:
 
 def _factored(layers: Any, x: Any, channels: int, name: str) -> Any:
     """Each convolution as one within sections and one across them (Qiu et al. 2017): half of the operations."""
-    for number in range(_CONVOLUTIONS):
+    for number in range(CONVOLUTIONS):
         x = _convolve(layers, x, channels, ((1, _KERNEL, _KERNEL), (_KERNEL, 1, 1)), f"{name}_{number}")
     return x
 
 
-# Variant -> (Keras's layers, what goes in, channels, name of the layers) -> what comes out, of the same extent.
-# A block reaches for _CONVOLUTIONS voxels along an axis at most: `NetworkParameters.margin` counts on that.
+# A block reaches for CONVOLUTIONS voxels along an axis at most: `NetworkParameters.margin` counts on that.
 BLOCKS: dict[VariantName, Block] = {"unet": _unet, "residual": _residual, "factored": _factored}
 
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +14,20 @@ from numpy.typing import NDArray
 
 from apps.core.boxes import Triple
 from apps.core.errors import DataError, StateError
-from apps.core.files import lock, try_lock
+from apps.core.files import lock, make_folder
 from apps.core.subvolumes import SubvolumeGrid, piece_path
-from apps.core.volumes import Volume, VoxelSize, new_volume, open_volume_to_write
+from apps.core.volumes import UNKNOWN_VOXEL_SIZE, Volume, new_volume, open_volume_to_write
+from apps.ffn.checkpoint import load_arrays
 from apps.synapses.model import Output
-from apps.unet.storage import make_folder
-from apps.unet.training import MODEL
+from apps.unet.training import OutputPaths
 
 _CHUNK = 64  # voxels of a chunk along each axis, at most
-_UNKNOWN_SIZE: VoxelSize = (1.0, 1.0, 1.0)  # of an image that does not say
 
 Arrays = dict[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class Paths:
+class Paths(OutputPaths):
     """Where things are in the output folder."""
-
-    output: Path
-
-    @property
-    def model(self) -> Path:
-        return self.output / MODEL
 
     @property
     def table(self) -> Path:
@@ -70,7 +59,7 @@ def prepare_volume(path: Path, image: Volume, tile: Triple) -> Volume:
 
     Raises StateError where one of another image or tile is there, DataError where it cannot be made.
     """
-    size = image.voxel_size_nm or _UNKNOWN_SIZE
+    size = image.voxel_size_nm or UNKNOWN_VOXEL_SIZE
     chunks = _chunk(tile[0]), _chunk(tile[1]), _chunk(tile[2])
     if not path.is_dir():
         make_folder(path.parent)
@@ -110,19 +99,15 @@ def hold(paths: Paths, alone: bool) -> Iterator[None]:
     make_folder(paths.output)
     file = paths.output / ".synapses.lock"
     with file.open("a") as stream:
-        if alone:
-            lock(stream, paths.output)
-        elif not try_lock(stream, shared=True):
-            raise StateError(f"{paths.output}: another process completes it; wait for it, or end it first")
+        lock(stream, paths.output, alone)
         yield
 
 
 def read_record(path: Path) -> Arrays | None:
     """The arrays of a record; None where there is none that can be read."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return load_arrays(path)
+    except DataError:
         return None
 
 

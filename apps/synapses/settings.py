@@ -10,6 +10,7 @@ from apps.core.boxes import Box, Triple
 from apps.core.errors import DataError, ParameterError
 from apps.core.parameters import Parameters
 from apps.synapses.network import NetworkParameters
+from apps.unet.settings import BatchSize, LearningRate, Schedule, Steps
 
 _Strength = Annotated[float, Meta(ge=0, le=2)]
 
@@ -30,7 +31,7 @@ class Augmentation(Parameters, frozen=True, kw_only=True):
     noise: Annotated[_Strength, Meta(description="largest standard deviation of noise added to every voxel")] = 0.1
 
 
-class TrainSettings(Parameters, frozen=True, kw_only=True):
+class TrainSettings(Schedule, frozen=True, kw_only=True):
     """What of the annotations is used, the network, and the schedule."""
 
     boxes: Annotated[
@@ -46,24 +47,15 @@ class TrainSettings(Parameters, frozen=True, kw_only=True):
     network: Annotated[NetworkParameters, Meta(description="the network")] = NetworkParameters()
     augmentation: Annotated[Augmentation, Meta(description="how examples are changed")] = Augmentation()
     patch: Annotated[Triple, Meta(description="extent of an example, zyx")] = (32, 32, 32)
-    batch_size: Annotated[int, Meta(ge=1, le=1024, description="examples a step")] = 2
-    steps: Annotated[int, Meta(ge=1, description="optimiser updates")] = 2400
-    learning_rate: Annotated[float, Meta(gt=0, le=1, description="of Adam, at its highest")] = 0.01
-    warmup_steps: Annotated[
-        int, Meta(ge=0, description="steps over which the rate rises from 0; then it falls to 0")
-    ] = 20
+    batch_size: BatchSize = 2
+    steps: Steps = 2400
+    learning_rate: LearningRate = 0.01
     balanced: Annotated[
         float, Meta(ge=0, le=1, description="share of the examples that hold a part of a cleft for certain")
     ] = 0.6
-    seed: Annotated[int, Meta(ge=0, description="of the initial weights, the examples and their augmentation")] = 0
-    checkpoint_every: Annotated[int, Meta(ge=1, description="steps from one checkpoint to the next")] = 100
 
     def check(self) -> None:
-        if self.warmup_steps >= self.steps:
-            raise ParameterError(
-                f"training.warmup_steps = {self.warmup_steps} (20 where it is not given): expected fewer than "
-                f"training.steps = {self.steps}"
-            )
+        super().check()
         if self.boxes is not None and not self.boxes:
             raise ParameterError("boxes: are none; give at least one, or null for all")
         for box in (*(self.boxes or ()), *([self.validation_box] if self.validation_box else [])):

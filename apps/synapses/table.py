@@ -5,7 +5,6 @@ Places are zyx in voxels of the image, voxel (0, 0, 0) having its middle at 0: w
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from apps.core.boxes import Box, Triple
 from apps.core.errors import DataError
 from apps.core.files import write_atomically
+from apps.core.tables import parquet_bytes
 from apps.core.volumes import Volume
 
 Floats = NDArray[np.float64]
@@ -77,16 +77,13 @@ class SynapseTable:
 def write_synapses(path: str | Path, table: SynapseTable) -> None:
     """Write the table as Parquet with `COLUMNS`, atomically.  Raises DataError where it cannot be written."""
     import pyarrow as pa
-    from pyarrow import parquet
 
     places = {"": table.centre, "pre_": table.points[:, 0], "post_": table.points[:, 1], "direction_": table.direction}
     columns: dict[str, NDArray[Any]] = {"id": table.id, "confidence": table.confidence, "voxels": table.voxels}
     columns |= {"pre": table.partners[:, 0], "post": table.partners[:, 1]}
     for prefix, values in places.items():
         columns |= {f"{prefix}{axis}": values[:, number] for number, axis in enumerate("zyx")}
-    stream = io.BytesIO()
-    parquet.write_table(pa.table({name: pa.array(columns[name]) for name in COLUMNS}), stream)
-    write_atomically(path, stream.getvalue())
+    write_atomically(path, parquet_bytes(pa.table({name: pa.array(columns[name]) for name in COLUMNS})))
 
 
 def read_synapses(path: str | Path) -> SynapseTable:

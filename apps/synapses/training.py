@@ -8,22 +8,22 @@ from pathlib import Path
 import numpy as np
 
 from apps.core.boxes import Box, tiles
-from apps.core.errors import DataError
+from apps.core.files import make_folder
 from apps.core.parameters import json_hash
 from apps.core.progress import Reporter
 from apps.core.stage import code_version
-from apps.core.volumes import Volume, open_volume
+from apps.core.volumes import Volume, open_labels
 from apps.ffn.backend import start_tensorflow
+from apps.ffn.checkpoint import weights_digest
 from apps.synapses.detector import FULL, Detector, read_window
 from apps.synapses.examples import Examples
 from apps.synapses.images import Statistics, measure, open_image
 from apps.synapses.model import ModelInfo, Output
 from apps.synapses.network import build, loss
 from apps.synapses.settings import TrainSettings
-from apps.unet.storage import make_folder
 from apps.unet.trainer import Trainer
 from apps.unet.training import train_once, what_matters
-from apps.unet.weights import Weights, checksum
+from apps.unet.weights import Weights
 
 _TILE = 96  # voxels a side that are judged at once
 
@@ -52,7 +52,7 @@ def train(
     """
     image = open_image(image_name)
     names = [clefts_name] if vesicles_name is None else [clefts_name, vesicles_name]
-    targets = tuple(_open_labels(name, image) for name in names)
+    targets = tuple(open_labels(name, image, "labels (0: none)") for name in names)
     outputs: tuple[Output, ...] = ("cleft",) if vesicles_name is None else ("cleft", "vesicles")
     boxes, judged = settings.divide(image.box)
     statistics = measure(image)
@@ -72,7 +72,7 @@ def train(
             network=settings.network,
             outputs=outputs,
             voxel_size_nm=image.voxel_size_nm,
-            checksum=checksum(weights),
+            checksum=weights_digest(weights),
             steps=settings.steps,
             loss=trainer.loss,
             validation=dict(zip(outputs, dice, strict=True)),
@@ -112,12 +112,3 @@ def judge(
             common[number] += (truth & found[number]).sum()
             sizes[number] += truth.sum() + found[number].sum()
     return [float(2 * c / s) if s else None for c, s in zip(common, sizes, strict=True)]
-
-
-def _open_labels(name: str, image: Volume) -> Volume:
-    labels = open_volume(name)
-    if labels.dtype.kind not in "ui":
-        raise DataError(f"{name}: has dtype {labels.dtype}; expected labels of an integer type, 0 for none")
-    if labels.shape != image.shape:
-        raise DataError(f"{name}: has shape {labels.shape}; expected that of the image {image.name}, {image.shape}")
-    return labels

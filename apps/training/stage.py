@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from apps.core.errors import DataError, ParameterError, StateError
-from apps.core.files import lock
+from apps.core.errors import ParameterError, StateError
+from apps.core.files import lock, make_folder
 from apps.core.parameters import json_hash
 from apps.core.progress import Reporter
 from apps.core.stage import Stage, code_version
@@ -64,10 +64,7 @@ def run(parameters: TrainingParameters, report: Reporter) -> TrainingResult:
     ranks.agree("coordinates", _coordinates_digest(volumes))
     ranks.agree("starting checkpoint", f"{start.model.hash()} {start.step} {weights_digest(start.weights)}")
     start_tensorflow(parameters.threads)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{output}: cannot be written ({error.strerror or error}); give a writable place") from error
+    make_folder(output)
     trainer = Trainer(model, start.weights, source, _settings(parameters, ranks.size), ranks)
     coordinates = _coordinates_digest(volumes)
     provenance = _provenance(parameters) | {"coordinates": coordinates}

@@ -17,7 +17,7 @@ from apps.core.errors import DataError, ParameterError
 from apps.core.parameters import Parameters, Result
 from apps.core.progress import Reporter
 from apps.core.stage import Stage
-from apps.core.volumes import Volume, open_volume, write_volume
+from apps.core.volumes import UNKNOWN_VOXEL_SIZE, Volume, open_volume, write_volume
 from apps.evaluation.contingency import Labels
 from apps.evaluation.metrics import Scores, score
 from apps.ffn.checkpoint import load_checkpoint
@@ -31,7 +31,6 @@ from apps.training.stage import starting_point as training_start
 
 SEGMENTATION = "validation.zarr"
 
-_UNKNOWN_VOXEL_SIZE = (1.0, 1.0, 1.0)
 # Share of the trial's progress that is the training.
 _TRAINING_SHARE = 0.8
 
@@ -139,7 +138,7 @@ def _segment(
     normalisation = checkpoint.normalisation(settings.volumes[0].image_mean, settings.volumes[0].image_std)
     found = segment_box(image, segmented, checkpoint, normalisation, parameters.inference, settings.threads, report)
     labelled = found.labels[parameters.validation_box.slices(segmented.offset)]
-    write_volume(Path(settings.output) / SEGMENTATION, labelled, image.voxel_size_nm or _UNKNOWN_VOXEL_SIZE)
+    write_volume(Path(settings.output) / SEGMENTATION, labelled, image.voxel_size_nm or UNKNOWN_VOXEL_SIZE)
     counters = found.counters
     measured = _Measured(
         truncated=float(found.truncated),

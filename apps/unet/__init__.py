@@ -1,1 +1,2 @@
-"""What the U-Nets of several stages share: weights by name, models on disk, and training that goes on after a kill."""
+"""What the U-Nets of several stages share: their shape, weights by name, models on disk, and trainings that a kill only
+interrupts."""

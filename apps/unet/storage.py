@@ -8,12 +8,17 @@ from typing import Annotated, Any, TypeVar
 from msgspec import Meta
 
 from apps.core.errors import DataError, ParameterError
-from apps.core.files import folder_in_the_making
+from apps.core.files import put_back
 from apps.core.parameters import Parameters
-from apps.ffn.checkpoint import load_arrays, save_arrays
-from apps.unet.weights import Weights, checksum
-
-MODEL_FILE, WEIGHTS_FILE = "model.json", "weights.npz"
+from apps.ffn.checkpoint import (
+    MODEL_FILE,
+    WEIGHTS_FILE,
+    checkpoint_in_the_making,
+    load_arrays,
+    save_arrays,
+    weights_digest,
+)
+from apps.unet.weights import Weights
 
 
 class TrainedInfo(Parameters, frozen=True, kw_only=True):
@@ -30,12 +35,9 @@ I = TypeVar("I", bound=TrainedInfo)  # noqa: E741
 
 def save_model(folder: Path, info: TrainedInfo, weights: Weights) -> None:
     """Write the folder atomically, in the place of an older one.  Raises DataError where it cannot be written."""
-    try:
-        with folder_in_the_making(folder) as temporary:
-            info.save(temporary / MODEL_FILE)
-            save_arrays(temporary / WEIGHTS_FILE, weights)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror or error}); free some space") from error
+    with checkpoint_in_the_making(folder) as temporary:
+        info.save(temporary / MODEL_FILE)
+        save_arrays(temporary / WEIGHTS_FILE, weights)
 
 
 def find_model(folder: Path) -> Path | None:
@@ -43,9 +45,7 @@ def find_model(folder: Path) -> Path | None:
 
     A process killed between the two renames of a swap leaves the older model put away: it is put back.
     """
-    put_away = folder.with_name(f".{folder.name}.old")
-    if not folder.exists() and (put_away / MODEL_FILE).is_file():
-        put_away.rename(folder)
+    put_back(folder, MODEL_FILE)
     return folder if (folder / MODEL_FILE).is_file() else None
 
 
@@ -61,14 +61,6 @@ def read_model(folder: Path, kind: type[I], what: str) -> tuple[I, Weights]:
     except ParameterError as error:
         raise DataError(f"{folder}: is a damaged model ({error})") from error
     weights = load_arrays(folder / WEIGHTS_FILE)
-    if checksum(weights) != info.checksum:
+    if weights_digest(weights) != info.checksum:
         raise DataError(f"{folder}: is a damaged model, {WEIGHTS_FILE} does not fit its checksum; train again")
     return info, weights
-
-
-def make_folder(folder: Path) -> None:
-    """Make an output folder.  Raises DataError where that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be made ({error.strerror}); give a writable output folder") from error

@@ -11,34 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.core.errors import DataError, DivergedError
-from apps.core.files import folder_in_the_making
 from apps.core.progress import Reporter
 from apps.ffn.backend import import_tensorflow
-from apps.ffn.checkpoint import load_arrays, save_arrays
+from apps.ffn.checkpoint import STATE_FILE, WEIGHTS_FILE, checkpoint_in_the_making, load_arrays, save_arrays
+from apps.unet.settings import Schedule
 from apps.unet.weights import Weights, get_weights, initial_weights, set_weights
 
-WEIGHTS_FILE, STATE_FILE, STAMP_FILE = "weights.npz", "state.npz", "training.txt"
+STAMP_FILE = "training.txt"
 
 Floats = NDArray[np.float32]
 Loss = Callable[[Any, Any, Any], Any]  # (tensorflow, logits, targets) -> scalar
 
 _CLIP = 1.0  # norm that a gradient is cut to
 _CURVE_ROW = 20  # steps that a row of the learning curve is the mean of
-
-
-class Schedule(Protocol):
-    """What a training is asked for: its settings have these, and more."""
-
-    @property
-    def steps(self) -> int: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def warmup_steps(self) -> int: ...
-    @property
-    def checkpoint_every(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
 
 
 class Examples(Protocol):
@@ -111,13 +96,10 @@ class Trainer:
         state: dict[str, NDArray[Any]] = {"losses": np.array(self.losses)}
         for number, variable in enumerate(self._optimizer.variables):
             state[f"optimizer-{number:05d}"] = np.asarray(variable.value)
-        try:
-            with folder_in_the_making(folder) as temporary:
-                save_arrays(temporary / WEIGHTS_FILE, self.weights())
-                save_arrays(temporary / STATE_FILE, state)
-                (temporary / STAMP_FILE).write_text(stamp)
-        except OSError as error:
-            raise DataError(f"{folder}: cannot be written ({error.strerror or error}); free some space") from error
+        with checkpoint_in_the_making(folder) as temporary:
+            save_arrays(temporary / WEIGHTS_FILE, self.weights())
+            save_arrays(temporary / STATE_FILE, state)
+            (temporary / STAMP_FILE).write_text(stamp)
 
     def _restore(self, folder: Path, stamp: str) -> None:
         """What another training has left there is no use, and is written over."""

@@ -23,6 +23,17 @@ MODEL, CHECKPOINT, CURVE = "model", "checkpoint", "curve.csv"
 
 
 @dataclass(frozen=True)
+class OutputPaths:
+    """Where things are in the output folder of a stage that trains; stages add what they make with the model."""
+
+    output: Path
+
+    @property
+    def model(self) -> Path:
+        return self.output / MODEL
+
+
+@dataclass(frozen=True)
 class Trained(Generic[I]):
     """A model that is there, and how fast it was trained: steps a second of those done now, None where it was there."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,6 @@ Weights = dict[str, NDArray[np.float32]]
 
 # What the name of a transposed convolution's layer ends in, by which `initial_weights` knows it.
 GROW = "_grow"
-
-
-def checksum(weights: Weights) -> str:
-    """SHA-256 over the weights by name."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(name.encode() + np.ascontiguousarray(weights[name]).tobytes())
-    return digest.hexdigest()
 
 
 def get_weights(model: Any) -> Weights:

@@ -27,8 +27,9 @@ from apps.core.subvolumes import SubvolumeGrid, piece_path
 from apps.core.volumes import open_volume, write_volume
 from apps.ffn.canvas import HostCanvas, Look
 from apps.ffn.checkpoint import CheckpointInfo, save_checkpoint
+from apps.ffn.hand_set import bright_is_object
 from apps.ffn.masks import MaskParameters
-from apps.ffn.model import ModelParameters, Weights, initial_weights
+from apps.ffn.model import ModelParameters, Weights
 from apps.ffn.settings import InferenceSettings
 from apps.inference import segment
 from apps.inference.outputs import SubvolumeResult, log_path, summary_path
@@ -38,16 +39,6 @@ from tests.apps.ffn.tiny import GOOGLE_CHECKPOINT, MEAN, STD, needs_fib25, tiny_
 
 MODEL = ModelParameters(depth=1, features=2, fov=(9, 9, 9), deltas=(2, 2, 2))
 BOX = Box.of((0, 0, 0), (24, 32, 32))
-
-
-def bright_is_object() -> Weights:
-    """A network that says: what is brighter than the mean belongs to the object, the rest does not."""
-    weights = {name: np.zeros_like(value) for name, value in initial_weights(MODEL, 0).items()}
-    weights["conv0_a/weights"][1, 1, 1, 0, 0] = 1.0  # the image's bright part
-    weights["conv0_b/weights"][1, 1, 1, 0, 0] = 1.0
-    weights["conv_lom/weights"][0, 0, 0, 0, 0] = 30.0
-    weights["conv_lom/biases"][0] = -5.0
-    return weights
 
 
 def target(folder: Path, box: Box, name: str = "box.zarr") -> SubvolumeTarget:
@@ -62,7 +53,7 @@ def run(chosen: InferenceParameters) -> SubvolumeResult:
 
 def parameters(folder: Path, weights: Weights | None = None, **fields: Any) -> InferenceParameters:
     info = CheckpointInfo(model=MODEL, image_mean=MEAN, image_std=STD, step=1, provenance={})
-    save_checkpoint(folder / "checkpoint", info, weights or bright_is_object(), {})
+    save_checkpoint(folder / "checkpoint", info, weights or bright_is_object(MODEL), {})
     values: dict[str, Any] = {
         "image": tiny_data(folder).image,
         "model": str(folder / "checkpoint"),
@@ -118,7 +109,7 @@ def test_an_endless_flood_is_cut_and_said(tmp_path: Path) -> None:
 
 
 def test_a_network_that_finds_nothing_gives_an_empty_volume(tmp_path: Path) -> None:
-    silent_weights = {name: np.zeros_like(value) for name, value in bright_is_object().items()}
+    silent_weights = {name: np.zeros_like(value) for name, value in bright_is_object(MODEL).items()}
     silent_weights["conv_lom/biases"][0] = -9.0
     result = run(parameters(tmp_path, silent_weights))
     assert (result.objects, result.voxels) == (0, 0)

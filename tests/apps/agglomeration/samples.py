@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from apps.agglomeration.parameters import AgglomerationParameters
 from apps.core.volumes import write_volume
 from apps.ffn.checkpoint import CheckpointInfo, save_checkpoint
-from apps.ffn.model import ModelParameters, Weights, initial_weights
+from apps.ffn.hand_set import bright_is_object
+from apps.ffn.model import ModelParameters
 from apps.ffn.settings import InferenceSettings
 
 MODEL = ModelParameters(depth=1, features=2, fov=(9, 9, 9), deltas=(2, 2, 2))
@@ -20,16 +21,6 @@ SIZE = (10.0, 10.0, 10.0)
 SHAPE = (32, 32, 96)
 # The ids of the tube's parts, of the dark object beside it, and of a far one; large ones, as reconciliation gives them.
 LEFT, RIGHT, DARK, FAR = 5, (1 << 40) + 7, (1 << 41) + 1, 9
-
-
-def bright_is_object() -> Weights:
-    """A network that says: what is brighter than the mean belongs to the object, the rest does not."""
-    weights = {name: np.zeros_like(value) for name, value in initial_weights(MODEL, 0).items()}
-    weights["conv0_a/weights"][1, 1, 1, 0, 0] = 1.0
-    weights["conv0_b/weights"][1, 1, 1, 0, 0] = 1.0
-    weights["conv_lom/weights"][0, 0, 0, 0, 0] = 30.0
-    weights["conv_lom/biases"][0] = -5.0
-    return weights
 
 
 def labels() -> NDArray[np.uint64]:
@@ -52,7 +43,7 @@ def write_inputs(folder: Path) -> None:
     write_volume(folder / "image.zarr", image(), SIZE, (32, 32, 32))
     write_volume(folder / "labels.zarr", labels(), SIZE, (32, 32, 32))
     info = CheckpointInfo(model=MODEL, image_mean=MEAN, image_std=STD, step=1, provenance={})
-    save_checkpoint(folder / "checkpoint", info, bright_is_object(), {})
+    save_checkpoint(folder / "checkpoint", info, bright_is_object(MODEL), {})
 
 
 def parameters(folder: Path, **fields: Any) -> AgglomerationParameters:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from apps.agglomeration import scoring
 from apps.agglomeration.evidence import explain
@@ -130,6 +131,37 @@ def test_what_has_no_evidence_is_said(folder: Path, tmp_path: Path) -> None:
         explain(folder / "labels.zarr", 1)
     with pytest.raises(StateError, match="is no folder of an agglomeration"):
         explain(folder / "final.zarr", 1, agglomeration=tmp_path)
+
+
+def test_a_decision_that_is_not_written_is_told_and_not_taken_for_the_volume(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, out = ids(folder), tmp_path / "final.zarr"
+    given = parameters(folder, segmentation=str(folder / "base.zarr"), output=str(out))
+    monkeypatch.setattr(scoring, "inference_network", lambda *_: None)
+    monkeypatch.setattr(scoring, "make_canvas", lambda _, settings, *__: canvas(settings))
+    for action in ("score", "merge"):
+        run(replace(given, action=action), silent)
+    with pytest.raises(StateError, match=r"final\.zarr: is not of the decision .*, by which nothing is written yet"):
+        explain(out, known["left"])
+    run(given, silent)
+    assert explain(out, known["right"]).object == known["left"]
+    (tmp_path / "final-agglomeration" / "finished.json").unlink()  # killed when the volume had just got its name
+    assert explain(out, known["right"]).object == known["left"]
+    run(given, silent)
+
+    (tmp_path / "cut.csv").write_text(f"a,b\n{known['left']},{known['right']}\n")
+    apart = replace(given, cut=str(tmp_path / "cut.csv"))
+    run(replace(apart, action="merge"), silent)
+    line = ["explain", str(known["right"]), "--segmentation", str(out)]
+    with pytest.raises(StateError, match=r"final\.zarr: was written before the decision .* to its end"):
+        ensemble.main(args=line, standalone_mode=False)
+    run(apart, silent)
+    assert explain(out, known["right"]).object == known["right"]
+
+    (tmp_path / "final-agglomeration" / "merge.json").unlink()
+    with pytest.raises(StateError, match=r"a merge that was begun in .*final-agglomeration has not ended"):
+        explain(out, known["right"])
 
 
 @pytest.mark.parametrize("name", ["nothing.zarr", "."])

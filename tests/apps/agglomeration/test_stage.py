@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -225,6 +226,44 @@ def test_a_kill_while_the_names_change_is_made_good(
     assert (result.complete, result.written) == (True, 0)
     np.testing.assert_array_equal(open_volume(result.segmentation).read(), labels())
     assert [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_volume_in_the_making_that_was_taken_away_is_written_anew(tmp_path: Path, looks: Looks) -> None:
+    """The records of its blocks are there still, and say nothing of the empty one that takes its place."""
+    write_inputs(tmp_path)
+    for action in ("score", "merge", "relabel"):
+        do(tmp_path, action=action)
+    (making,) = parameters(tmp_path).work_folder.glob("relabel-*/agglomerated.zarr")
+    shutil.rmtree(making)
+    with pytest.raises(StateError, match=r"agglomerated\.zarr: is not there; run the action relabel first"):
+        do(tmp_path, action="finish")
+    assert do(tmp_path, action="relabel", part=Part(index=0, of=3)).written == 1
+    with pytest.raises(StateError, match=r"block 1 .*is not written"):
+        do(tmp_path, action="finish")
+    result = do(tmp_path)
+    assert (result.written, result.complete) == (2, True)
+    np.testing.assert_array_equal(open_volume(result.segmentation).read(), np.where(labels() == RIGHT, LEFT, labels()))
+
+
+def test_an_old_answer_is_not_taken_for_a_volume_that_was_taken_away(
+    tmp_path: Path, looks: Looks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed just before the new one gets its name; then that is removed by hand."""
+    write_inputs(tmp_path)
+    do(tmp_path)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(relabelling, "move_folder", killed)
+        with pytest.raises(KeyboardInterrupt):
+            do(tmp_path, min_iou=1.0)
+    (making,) = parameters(tmp_path).work_folder.glob("relabel-*/agglomerated.zarr")
+    shutil.rmtree(making)
+    result = do(tmp_path, min_iou=1.0)
+    assert (result.written, result.complete) == (3, True)
+    np.testing.assert_array_equal(open_volume(result.segmentation).read(), labels())
 
 
 def test_a_work_folder_on_another_file_system_is_an_error_at_once(tmp_path: Path, looks: Looks) -> None:

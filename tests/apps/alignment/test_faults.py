@@ -219,7 +219,7 @@ def test_records_that_are_damaged_are_made_again(
 
 def test_an_output_that_cannot_be_written_is_said_before_any_work(montage: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be made"):
+    with pytest.raises(DataError, match="cannot be written"):
         run(parameters(montage, tmp_path / "file" / "out"), silent)
 
 

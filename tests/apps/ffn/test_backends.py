@@ -17,6 +17,7 @@ from apps.core.progress import silent
 from apps.core.volumes import open_volume
 from apps.ffn.backend import VARIABLE, start_backend, start_tensorflow
 from apps.ffn.checkpoint import CheckpointInfo, save_checkpoint
+from apps.ffn.hand_set import with_bright_path
 from apps.ffn.model import ModelParameters, Weights, initial_weights
 from apps.ffn.network import Network
 from apps.ffn.settings import InferenceSettings
@@ -50,12 +51,7 @@ other_backends = pytest.mark.parametrize(
 
 def tube_weights(model: ModelParameters) -> Weights:
     """Initial weights that hardly count, around a path that finds what is brighter than the mean in the network."""
-    weights = {name: value * np.float32(0.01) for name, value in initial_weights(model, 0).items()}
-    weights["conv0_a/weights"][1, 1, 1, 0, 0] = 1.0
-    weights["conv0_b/weights"][1, 1, 1, 0, 0] = 1.0
-    weights["conv_lom/weights"][0, 0, 0, 0, 0] = 30.0
-    weights["conv_lom/biases"][0] = -5.0
-    return weights
+    return with_bright_path({name: value * np.float32(0.01) for name, value in initial_weights(model, 0).items()})
 
 
 def variant_model(variant: str) -> ModelParameters:

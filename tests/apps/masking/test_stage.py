@@ -21,13 +21,13 @@ from apps.core.errors import DataError, DivergedError, ParameterError, StateErro
 from apps.core.progress import silent
 from apps.core.quality import load_quality
 from apps.core.volumes import open_volume, write_volume
+from apps.ffn.checkpoint import weights_digest
 from apps.masking.classes import OUTSIDE
 from apps.masking.masker import NOTHING_SHOWN
 from apps.masking.model import ModelInfo, load_model
 from apps.masking.records import SectionRecord
 from apps.masking.stage import STAGE, MaskingParameters, MaskingResult, run
 from apps.unet.storage import save_model
-from apps.unet.weights import checksum
 from tests.apps.masking.samples import SHAPE, VOXEL, save, sections, training
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -200,7 +200,7 @@ def test_what_cannot_be_trained_on_is_refused_before_any_work(tmp_path: Path) ->
     write_volume(tmp_path / "black.zarr", np.zeros_like(image), VOXEL)
     refused(DataError, "shows nothing", image=str(tmp_path / "black.zarr"))
     (tmp_path / "file").write_text("in the way")
-    refused(DataError, "cannot be made", output=str(tmp_path / "file" / "out"))
+    refused(DataError, "cannot be written", output=str(tmp_path / "file" / "out"))
 
 
 def test_a_training_that_diverges_says_so(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +271,7 @@ def test_a_section_that_changes_is_masked_again_alone(folder: Path, masked: Path
 def test_another_model_masks_anew(folder: Path, masked: Path) -> None:
     model = load_model(folder / "trained" / "model")
     weights = {**model.weights, "logits/bias": model.weights["logits/bias"] + np.float32(0.1)}
-    info = ModelInfo.from_json(model.info.to_dict() | {"checksum": checksum(weights)})
+    info = ModelInfo.from_json(model.info.to_dict() | {"checksum": weights_digest(weights)})
     save_model(masked / "other", info, weights)
     result = act(folder, masked, "segment", model=str(masked / "other"))
     assert (result.made, result.kept) == (SHAPE[0], 0)

@@ -191,7 +191,7 @@ def test_one_that_completes_is_alone(segmentation: str, tmp_path: Path) -> None:
         make(segmentation, place.output, action="forge", part={"index": 0, "of": 9})
         with pytest.raises(StateError, match="another process works on this output"):
             make(segmentation, place.output, action="finish")
-    with place.hold(alone=True), pytest.raises(StateError, match="another process completes it"):
+    with place.hold(alone=True), pytest.raises(StateError, match="another process works on all of it"):
         make(segmentation, place.output, action="forge")
 
 

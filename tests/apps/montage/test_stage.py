@@ -221,7 +221,7 @@ def test_what_cannot_work_is_said_before_any_work(tmp_path: Path, two: tuple[Pat
         montage(moved, tmp_path)
     assert not (tmp_path / "sections").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be made"):
+    with pytest.raises(DataError, match="cannot be written"):
         montage(table, tmp_path / "file")
 
 
