@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import itertools
 import os
 import random
 import shutil
@@ -45,7 +46,7 @@ from apps.ffn.model import ModelParameters
 from apps.phantom.stage import PhantomParameters
 from apps.phantom.stage import run as make_phantom
 from benchmarks.harness import Figure, benchmark_with_options
-from ensemble.deployment import Deployment, Resources, plan_deployment, run_plan
+from ensemble.deployment import Deployment, DeploymentPlan, Resources, plan_deployment, run_plan
 from ensemble.display import Display
 from ensemble.jobs import Outcome, Task
 from ensemble.search.runners.stage_run import PARAMETERS_FILE, read_ending
@@ -96,33 +97,38 @@ class Run:
     seconds: float
 
 
-def ways_of(divided: int, quick: bool) -> list[Way]:
+def ways_of(divided: int) -> list[Way]:
     """The first of a plan is what the others have to equal."""
-    if quick:
-        return [Way(divided, 2)] if divided == 1 else [Way(divided, 2), Way(divided, 4, True, True)]
     if divided == 1:
         return [Way(1, 1), Way(1, 1, killed=True)]
     return [Way(divided, 2), Way(divided, 1), Way(divided, 4, shuffled=True), Way(divided, 2, True, True)]
 
 
+def quick_ways() -> dict[int, list[Way]]:
+    return {1: [Way(1, 2)], 2: [Way(2, 2), Way(2, 4, shuffled=True, killed=True)]}
+
+
 def run(options: argparse.Namespace) -> list[Figure]:
-    figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="ensemble-invariance-") as name:
         folder = Path(name)
         if options.quick:
-            case = small_case(folder, side=32, kills=3)
-            ways = {divided: ways_of(divided, quick=True) for divided in (1, 2)}
-            return measure(folder, case, ways, None)
+            return measure(folder, small_case(folder, side=32, kills=3), quick_ways(), None)
+        every = {divided: ways_of(divided) for divided in (1, 2, 3)}
+        once = {divided: own[:1] for divided, own in every.items()}
+        volumes: list[tuple[str, Case, dict[int, list[Way]], float | None]] = []
         if options.case in ("bytes", "both"):
-            case = small_case(folder, side=48, kills=20)
-            ways = {divided: ways_of(divided, quick=False) for divided in (1, 2, 3)}
-            figures += named("phantom", measure(folder, case, ways, None))
-            shutil.rmtree(folder / "phantom")
+            volumes.append(("phantom", small_case(folder / "small", side=48, kills=20), every, None))
         if options.case != "bytes":
-            every = {divided: ways_of(divided, quick=False) for divided in (1, 2, 3)}
-            ways = every if options.case == "all-on-fib25" else {divided: own[:1] for divided, own in every.items()}
-            figures += named("FIB-25", measure(folder, fib25_case(folder, options.mode), ways, GOAL_VI))
-    return figures
+            ways = every if options.case == "all-on-fib25" else once
+            volumes.append(("FIB-25", fib25_case(folder / "fib25", options.mode), ways, GOAL_VI))
+        for _, case, ways, _ in volumes:
+            for divided in ways:
+                plan_of(folder, case, Way(divided, 1))  # says what does not fit before an hour's work
+        return [
+            replace(figure, name=f"{volume}, {figure.name}")
+            for volume, case, ways, goal_vi in volumes
+            for figure in measure(folder, case, ways, goal_vi)
+        ]
 
 
 def measure(folder: Path, case: Case, ways: dict[int, list[Way]], goal_vi: float | None) -> list[Figure]:
@@ -148,10 +154,6 @@ def measure(folder: Path, case: Case, ways: dict[int, list[Way]], goal_vi: float
     return figures
 
 
-def named(volume: str, figures: list[Figure]) -> list[Figure]:
-    return [replace(figure, name=f"{volume}, {figure.name}") for figure in figures]
-
-
 def fib25_case(folder: Path, mode: str) -> Case:
     """The published network on the middle of the sample."""
     sample = FIB25 / SAMPLE
@@ -170,7 +172,7 @@ def fib25_case(folder: Path, mode: str) -> Case:
         labels=str(folder / "labels.zarr"),
         checkpoint=folder / "checkpoint",
         settings={"mode": mode},
-        box=Box.of((48, 64, 64), (72, 120, 120)),
+        box=Box.of((37, 64, 64), (96, 120, 120)),  # thirds as long as the overlap, and its half to every face
         kills=20,
         kill_within_s=60.0,
     )
@@ -194,29 +196,36 @@ def small_case(folder: Path, side: int, kills: int) -> Case:
     )
 
 
-def segment(folder: Path, case: Case, way: Way) -> Run:
-    """Deploy in a folder that is then removed: the output's name is in its metadata, so it is the same every time."""
-    place = folder / "run"
-    shape = tuple(extent // way.divided for extent in case.box.shape)
+def plan_of(folder: Path, case: Case, way: Way) -> tuple[DeploymentPlan, Deployment, Resources]:
+    """Of a deployment into `folder`/run.  Raises ParameterError where the subvolumes are too small."""
     deployment = Deployment(
         model="invariance",
         checkpoint=case.checkpoint,
         inference=case.settings,
         image=case.image,
-        output=place / "out.zarr",
+        output=folder / "run" / "out.zarr",
         box=case.box,
-        subvolume=_triple(shape),
+        subvolume=_triple(tuple(extent // way.divided for extent in case.box.shape)),
     )
     resources = Resources(
         nodes=way.workers, node_memory=8 << 30, subvolumes_per_job=1, reconciliation_jobs=min(way.divided, 3)
     )
+    return plan_deployment(deployment, resources), deployment, resources
+
+
+def segment(folder: Path, case: Case, way: Way) -> Run:
+    """Deploy in a folder that is then removed: the output's name is in its metadata, so it is the same every time."""
     begin = time.perf_counter()
+    plan, deployment, resources = plan_of(folder, case, way)
+    place = deployment.output.parent
     jobs = ProcessJobs(place / "jobs", way, case)
     with Display(Console(file=io.StringIO())) as display:
-        run_plan(plan_deployment(deployment, resources), deployment, jobs, display, resources)
-    done = Run(digest_of(deployment.output), open_volume(str(deployment.output)).read(), jobs.kills, 0.0)
+        run_plan(plan, deployment, jobs, display, resources)
+    digest, labels = digest_of(deployment.output), open_volume(str(deployment.output)).read()
     shutil.rmtree(place)
-    return Run(done.digest, done.labels, done.kills, time.perf_counter() - begin)
+    done = Run(digest, labels, jobs.kills, time.perf_counter() - begin)
+    print(f"{way}: {digest[:12]}, {done.kills} kills, {done.seconds:.0f} s", file=sys.stderr, flush=True)
+    return done
 
 
 def digest_of(volume: Path) -> str:
@@ -236,7 +245,8 @@ class ProcessJobs:
         self._random = random.Random(f"{way}")
         self._left = case.kills if way.killed else 0
         self._pool = ThreadPoolExecutor(way.workers)
-        self._waiting: list[tuple[Task, Future[Outcome]]] = []
+        self._numbers = itertools.count(1)  # of the jobs, in the order in which they are submitted, as Balsam's
+        self._waiting: list[tuple[int, Task, Future[Outcome]]] = []
         self._ended: dict[str, Outcome] = {}
         self._lock = threading.Lock()
         self.kills = 0
@@ -244,7 +254,7 @@ class ProcessJobs:
     def submit(self, task: Task) -> Future[Outcome]:
         future: Future[Outcome] = Future()
         with self._lock:
-            self._waiting.append((task, future))
+            self._waiting.append((next(self._numbers), task, future))
         self._pool.submit(self._one)
         return future
 
@@ -261,15 +271,15 @@ class ProcessJobs:
     def _one(self) -> None:
         with self._lock:
             place = self._random.randrange(len(self._waiting)) if self._way.shuffled else 0
-            task, future = self._waiting.pop(place)
+            number, task, future = self._waiting.pop(place)
         try:
-            outcome = self._ended[task.key] = self._do(task)
+            outcome = self._ended[task.key] = self._do(number, task)
         except BaseException as error:
             future.set_exception(error)
         else:
             future.set_result(outcome)
 
-    def _do(self, task: Task) -> Outcome:
+    def _do(self, number: int, task: Task) -> Outcome:
         folder = self.workdir(task.key)
         folder.mkdir(parents=True)
         write_json(folder / PARAMETERS_FILE, task.parameters)
@@ -284,7 +294,7 @@ class ProcessJobs:
         ending = read_ending(folder)
         if ending is None or ending["record"] is None:
             raise DataError(f"{task.key}: {(folder / 'job.out').read_text()[-500:]}")
-        return Outcome(task.key, 0, ending["record"])
+        return Outcome(task.key, number, ending["record"])
 
     def _killed(self, process: subprocess.Popen[bytes]) -> bool:
         """Wait for the end of a process, or kill it at a random moment while kills are left."""
