@@ -160,7 +160,10 @@ def _started(home: Path, keep_service: bool, tell: Tell) -> Iterator[_Started]:
             else:
                 names = ours.names()
                 stopped = ", ".join(name for name in reversed(names) if name != "service" or not keep_service)
-                with tell(f"stopping {stopped}") if stopped else contextlib.nullcontext():
+                try:
+                    with tell(f"stopping {stopped}") if stopped else contextlib.nullcontext():
+                        ours.stop_all(home, keep_service)
+                finally:  # nothing is left running where nobody listens any more; what is stopped is passed over
                     ours.stop_all(home, keep_service)
 
 

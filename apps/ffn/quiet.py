@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
@@ -29,29 +29,46 @@ NOISE = (
 )
 
 
+_ONE_AT_A_TIME = threading.RLock()  # of a process's threads: there is one standard error
+
+
 @contextlib.contextmanager
 def without_noise() -> Iterator[None]:
     """Drop lines of NOISE from standard error.  Nothing is dropped where the user has set TF_CPP_MIN_LOG_LEVEL to 0."""
-    grep = shutil.which("grep")
-    if grep is None or os.environ.get(LEVEL) == EVERYTHING:
+    if os.environ.get(LEVEL) == EVERYTHING:
         yield
         return
-    sys.stderr.flush()
+    with _ONE_AT_A_TIME, contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # without a standard error, `grep`, or room for a process, all is heard
+            stack.enter_context(_filtered())
+        yield
+
+
+@contextlib.contextmanager
+def _filtered() -> Iterator[None]:
+    """Standard error goes through a `grep` that drops NOISE.  Raises OSError before anything is changed."""
     own = os.dup(STANDARD_ERROR)
     try:
         patterns = [word for pattern in NOISE for word in ("-e", pattern)]
-        command = [grep, "-v", "-a", "-E", "--line-buffered", *patterns]
         # In a session of its own it outlives an interrupt from the terminal, and says what is left to say.
-        filtering = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=own, start_new_session=True)
+        filtering = subprocess.Popen(
+            ["grep", "-v", "-a", "-E", *patterns], stdin=subprocess.PIPE, stdout=own, start_new_session=True
+        )
         assert filtering.stdin is not None  # it was asked for
+        _flush()
         os.dup2(filtering.stdin.fileno(), STANDARD_ERROR)
         filtering.stdin.close()
         try:
             yield
         finally:
-            sys.stderr.flush()
+            _flush()
             os.dup2(own, STANDARD_ERROR)
             with contextlib.suppress(subprocess.TimeoutExpired):  # a process that was started meanwhile writes there
                 filtering.wait(PATIENCE_S)
     finally:
         os.close(own)
+
+
+def _flush() -> None:
+    if sys.stderr is not None:  # as in a process that was started without one
+        sys.stderr.flush()

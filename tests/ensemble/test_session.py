@@ -93,7 +93,7 @@ class Place:
                 "submit_batch_job": lambda *asked: self.told.append("  launcher"),
             },
             "apps.definitions": {"register": lambda site_id: {}},
-            "ensemble.session": {"end_all": lambda path: None},
+            "ensemble.session": {"end_all": lambda path: self.told.append("  agent and launcher end")},
         }
         for module, functions in names.items():
             for name, function in functions.items():
@@ -127,6 +127,8 @@ def test_what_a_session_starts_and_stops_is_told_as_it_happens(monkeypatch: pyte
         "  launcher",
         "work",
         "stopping launcher here, agent here, service",
+        "  agent and launcher end",
+        "  agent and launcher end",
     ]
 
 
@@ -138,3 +140,18 @@ def test_of_what_runs_already_nothing_is_told(monkeypatch: pytest.MonkeyPatch, t
         "done",
         "work",
     ]
+
+
+def test_what_was_started_is_stopped_also_where_nobody_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    place = Place(monkeypatch, running=False)
+
+    def tell(what: str) -> contextlib.AbstractContextManager[None]:
+        if what.startswith("stopping"):
+            raise SystemExit(1)  # as rich does where what it writes to has gone
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(place, "tell", tell)
+    with pytest.raises(SystemExit):
+        place.open(tmp_path)
+    assert place.told.count("  agent and launcher end") == 2, "launcher and agent"
+    assert not (tmp_path / session.STARTED_FILE).exists()

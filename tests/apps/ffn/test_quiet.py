@@ -56,6 +56,30 @@ def test_who_asks_for_everything_hears_everything() -> None:
     assert NOISE in heard(TF_CPP_MIN_LOG_LEVEL="0")[1]
 
 
+def test_a_process_without_standard_error_or_grep_goes_on() -> None:
+    program = "import os; from apps.ffn.quiet import without_noise\nwith without_noise(): os.write(1, b'goes on')"
+    command = ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, program]
+    assert subprocess.run(command, stdout=subprocess.PIPE, timeout=60).stdout == b"goes on"
+    assert heard(PATH="") == (0, f"I0000 1 before\n{NOISE}{REAL}I0000 2 after\n")
+
+
+def test_threads_that_load_at_a_time_leave_standard_error_as_it_was() -> None:
+    program = """
+import os, threading, time
+from apps.ffn.quiet import without_noise
+def load():
+    with without_noise():
+        time.sleep(0.1)
+threads = [threading.Thread(target=load) for _ in range(3)]
+before = os.readlink("/proc/self/fd/2")
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert os.readlink("/proc/self/fd/2") == before
+"""
+    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_tensorflow_is_loaded_without_a_word() -> None:
     program = "from apps.ffn.backend import import_tensorflow; import_tensorflow()"
     quiet = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
