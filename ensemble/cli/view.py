@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -126,21 +126,30 @@ def _stores(what: str | None, given: dict[str, object], home: Path) -> tuple[Sto
 
 
 def _fitting(saved: dict[str, object], given: dict[str, object]) -> tuple[dict[str, object], tuple[str, ...]]:
-    """A saved view without what is of a segmentation that another one takes the place of."""
-    from ensemble.viewing.agreement import made_of
-    from ensemble.viewing.lineage import same
+    """A saved view without what is of a segmentation that another one takes the place of.
+
+    Synapses stay: they are of the image, and it is said where their ends are of another segmentation.
+    """
+    from ensemble.viewing.agreement import made_of, one_store
 
     segmentation = given.get("segmentation")
-    if segmentation is None or same(segmentation, saved.get("segmentation")):
+    if segmentation is None or one_store(segmentation, saved.get("segmentation")):
         return saved, ()
     dropped = [
         name
         for name in ("meshes", "skeletons")
-        if name not in given and (folder := saved.get(name)) and not same(made_of(Path(str(folder))), segmentation)
+        if name not in given and (folder := saved.get(name)) and not one_store(made_of(Path(str(folder))), segmentation)
     ]
     of_other = "of the saved view are not shown: they are of its own segmentation"
-    kept = {name: value for name, value in saved.items() if name not in dropped}
-    return kept, ((f"{' and '.join(dropped)} {of_other}",) if dropped else ())
+    kept = {name: value for name, value in saved.items() if name not in (*dropped, "offset")}
+    remarks = [f"{' and '.join(dropped)} {of_other}"] if dropped else []
+    offset = [int(n) for n in cast("list[int]", saved.get("offset") or ())]
+    if any(offset) and "offset" not in given:
+        remarks.append(
+            f"the offset of the saved view, {','.join(map(str, offset))}, is not taken: it is of its own segmentation; "
+            "where the other one begins there too, give --offset"
+        )
+    return kept, tuple(remarks)
 
 
 def _campaign_name(home: Path, what: str) -> str:

@@ -116,17 +116,21 @@ class Pipeline(Parameters, frozen=True, kw_only=True):
             return f"names itself; {known}"
         if other not in self.steps:
             return f"names the step {other!r}{did_you_mean(other, self.steps)}, which there is not; {known}"
-        circle = self._way(other, name, frozenset())
+        circle = self._way(other, name, set())
         if circle:
             return f"names the step {other!r}; steps go in a circle: {' waits for '.join([name, *circle])}"
         return f"names the step {other!r}; that comes after it: put it before; {known}"
 
-    def _way(self, start: str, end: str, seen: frozenset[str]) -> list[str]:
-        """Steps from `start` to `end`, each waiting for the next; empty where `start` does not wait for `end`."""
+    def _way(self, start: str, end: str, seen: set[str]) -> list[str]:
+        """Steps from `start` to `end`, each waiting for the next; empty where `start` does not wait for `end`.
+
+        `seen`: steps that have been tried, none of which is tried again.
+        """
         if start == end:
             return [end]
+        seen.add(start)
         for other in self.needs(start):
-            if other in self.steps and other not in seen and (way := self._way(other, end, seen | {start})):
+            if other in self.steps and other not in seen and (way := self._way(other, end, seen)):
                 return [start, *way]
         return []
 

@@ -1,8 +1,10 @@
 """The user's own files that a pipeline reads, looked at before any job: they are there, are what the stage takes, and
-fit each other.  What an earlier step makes cannot be looked at; its stage does, when it is there."""
+fit each other.  What another step makes, or may make, is not looked at: its content is not yet what the step will read,
+and its stage looks at it then."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 
 from apps.core.boxes import Box, Triple
 from apps.core.errors import DataError, EnsembleError
-from apps.core.volumes import Volume, open_volume
+from apps.core.volumes import UNKNOWN_VOXEL_SIZE, Volume, open_volume
 from ensemble.pipeline.definition import Pipeline, Step, paths_of
 from ensemble.pipeline.references import references
 
@@ -23,35 +25,61 @@ MODEL_FILE, GOOGLE_FILE = "model.json", ".index"
 # Stages whose image has to be uint8, and whose labels have to have its shape.
 UINT8 = frozenset({"ingest", "inference", "agglomeration", "training", "masking"})
 OF_ONE_SHAPE = frozenset({"ingest", "training"})
+# (stage, parameter) whose voxels the stage compares with those of its image, and the relative difference that it takes.
+OF_ONE_VOXEL_SIZE = {
+    ("ingest", "labels"): 1e-6,
+    ("agglomeration", "segmentation"): 1e-4,
+    ("synapses", "segmentation"): 0.01,
+}
 # Of a volume of floats so much is looked at for what is no number.
 LOOK = 128
 
 
 def wrong_inputs(pipeline: Pipeline) -> list[str]:
     """What is wrong with what steps read, a sentence each; empty where nothing is seen to be."""
-    return [
-        f"step {name}: {sentence}" for name, step in pipeline.steps.items() for sentence in _wrong_of(pipeline, step)
-    ]
+    return [f"step {name}: {sentence}" for name in pipeline.steps for sentence in _wrong_of(pipeline, name)]
 
 
-def _wrong_of(pipeline: Pipeline, step: Step) -> Iterator[str]:
+def _wrong_of(pipeline: Pipeline, name: str) -> Iterator[str]:
+    step = pipeline.steps[name]
     good: dict[str, Volume] = {}
-    for where, name, value in paths_of(step.parameters):
-        if name in ("output", "tiles") or not value.startswith("/"):
+    for where, parameter, value in paths_of(step.parameters):
+        if parameter in ("output", "tiles") or not value.startswith("/") or _may_be_made(pipeline, name, value):
             continue
         try:
-            volume = _look(step, name, value)
+            volume = _look(step, parameter, value)
         except FileNotFoundError:
-            if not step.after:  # which may make it
-                yield f"{where} {value}: is not there{_expected(name)}"
+            yield f"{where} {value}: is not there{_expected(parameter)}"
             continue
         except EnsembleError as error:
             yield f"{where}: {error}"
             continue
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            yield f"{where} {value}: cannot be looked at ({error.strerror or error})"
+            continue
         if volume is not None:
             good[where] = volume
     yield from _misfits(step, good)
-    yield from _boxes(pipeline, step)
+    yield from _boxes(pipeline, name)
+
+
+def _may_be_made(pipeline: Pipeline, name: str, value: str) -> bool:
+    """Whether a path of a step may be made, or made anew, by another step before the step's jobs begin.
+
+    So it is for all paths of a step with `after`, and for what is, or lies below, the output of another step where
+    this one waits for any.
+    """
+    if pipeline.steps[name].after:
+        return True
+    place = Path(os.path.normpath(value.rpartition(":")[0] or value))
+    outputs = (
+        os.path.normpath(text)
+        for other, step in pipeline.steps.items()
+        if other != name
+        for _, parameter, text in paths_of(step.parameters)
+        if parameter == "output"
+    )
+    return bool(pipeline.needs(name)) and any(place.is_relative_to(output) for output in outputs)
 
 
 def _look(step: Step, name: str, value: str) -> Volume | None:
@@ -71,7 +99,7 @@ def _look(step: Step, name: str, value: str) -> Volume | None:
         raise DataError(f"{value}: has dtype {volume.dtype}; expected integers, as they are ids")
     if name == "image" and step.stage in UINT8 and volume.dtype != np.uint8:
         raise DataError(f"{value}: has dtype {volume.dtype}; expected uint8 grey values (0 to 255): convert it first")
-    if volume.dtype.kind == "f":
+    if volume.dtype.kind == "f" and step.stage != "evaluation":  # which reads of it only its box
         lower = tuple(max(0, (n - LOOK) // 2) for n in volume.shape)
         volume.read(Box.of(_triple(lower), _triple(min(n, LOOK) for n in volume.shape)))  # raises for NaN
     return volume
@@ -91,25 +119,36 @@ def _misfits(step: Step, volumes: Mapping[str, Volume]) -> Iterator[str]:
         entry, _, name = where.rpartition(".")
         others = {other: volumes[key] for other in IDS if (key := f"{entry}.{other}" if entry else other) in volumes}
         for other, volume in others.items() if name == "image" else ():
-            ours, theirs = image.voxel_size_nm, volume.voxel_size_nm
-            if ours and theirs and not np.allclose(ours, theirs):
+            if _of_other_voxels(step, other, image, volume):
                 yield (
-                    f"{other} {volume.name}: has voxels of {_sizes(theirs)} nm (zyx), and the image {image.name} of "
-                    f"{_sizes(ours)}; expected the same"
+                    f"{other} {volume.name}: has voxels of {_sizes(volume)} nm (zyx), and the image {image.name} of "
+                    f"{_sizes(image)}; expected the same"
                 )
             elif step.stage in OF_ONE_SHAPE and image.shape != volume.shape:
                 yield f"{other} {volume.name}: has shape {volume.shape}; expected that of the image, {image.shape}"
 
 
-def _boxes(pipeline: Pipeline, step: Step) -> Iterator[str]:
+def _of_other_voxels(step: Step, name: str, image: Volume, volume: Volume) -> bool:
+    """Whether the stage would refuse the volume for its voxels; a size that is not known speaks against nothing."""
+    tolerance = OF_ONE_VOXEL_SIZE.get((step.stage, name))
+    if tolerance is None or (step.stage == "ingest" and step.parameters.get("voxel_size_nm") is not None):
+        return False
+    ours, theirs = image.voxel_size_nm, volume.voxel_size_nm
+    if ours is None or theirs is None or UNKNOWN_VOXEL_SIZE in (ours, theirs):
+        return False
+    return not np.allclose(ours, theirs, rtol=tolerance)
+
+
+def _boxes(pipeline: Pipeline, name: str) -> Iterator[str]:
     """Boxes that leave the volume that they are of."""
+    step = pipeline.steps[name]
     parameters = step.parameters
     grid = parameters.get("grid")
     given = {"grid.box": grid.get("box") if isinstance(grid, dict) else None, "box": parameters.get("box")}
     volume = parameters.get("labels" if step.stage == "evaluation" else "image")
-    shape = _shape_of(pipeline, volume) if any(given.values()) else None
+    shape = _shape_of(pipeline, name, volume) if any(given.values()) else None
     for where, box in given.items():
-        if shape is None or not isinstance(box, dict):
+        if shape is None or not isinstance(box, dict) or references(box):
             continue
         try:
             asked, there = Box.from_json(box, where), Box.of((0, 0, 0), shape)
@@ -120,22 +159,22 @@ def _boxes(pipeline: Pipeline, step: Step) -> Iterator[str]:
             yield f"{where} {asked} (zyx): leaves the volume {volume}, which is {there}"
 
 
-def _shape_of(pipeline: Pipeline, volume: Any) -> Triple | None:
-    """Of a volume that is there, or that a phantom or an ingest is going to make of what is known; else None."""
+def _shape_of(pipeline: Pipeline, name: str, volume: Any) -> Triple | None:
+    """Of a step's volume that is there, or that a phantom or an ingest is going to make of what is known; else None."""
     if not isinstance(volume, str):
         return None
     if volume.startswith("/"):
         try:
-            return open_volume(volume).shape
-        except EnsembleError:
+            return None if _may_be_made(pipeline, name, volume) else open_volume(volume).shape
+        except (EnsembleError, OSError):
             return None  # is said elsewhere
-    for other, name in references(volume):
+    for other, what in references(volume):
         step = pipeline.steps[other]
         shape = step.parameters.get("shape")
-        if step.stage == "phantom" and name in ("image", "labels") and _is_triple(shape):
+        if step.stage == "phantom" and what in ("image", "labels") and _is_triple(shape):
             return _triple(shape)
         if step.stage == "ingest" and not step.parameters.get("box"):
-            return _shape_of(pipeline, step.parameters.get("image"))
+            return _shape_of(pipeline, other, step.parameters.get("image"))
     return None
 
 
@@ -148,8 +187,8 @@ def _triple(numbers: Any) -> Triple:
     return z, y, x
 
 
-def _sizes(voxel_size_nm: tuple[float, ...]) -> str:
-    return " x ".join(f"{size:g}" for size in voxel_size_nm)
+def _sizes(volume: Volume) -> str:
+    return " x ".join(f"{size:g}" for size in volume.voxel_size_nm or ())
 
 
 def _expected(name: str) -> str:

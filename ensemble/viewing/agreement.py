@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from apps.core.boxes import Box, Triple
 from apps.core.errors import DataError
-from ensemble.viewing.glance import read_box
+from ensemble.viewing.glance import Reader, open_reader
 from ensemble.viewing.lineage import same
 from ensemble.viewing.stores import OpenStores, ShownVolume
 
-PROVENANCE_FILE = "provenance.json"  # beside meshes and skeletons, as the stages write it
+PROVENANCE_FILE = "provenance.json"  # beside meshes, skeletons and precomputed volumes, as the stages write it
 # Ends of synapses that are looked up in the segmentation, each a chunk to read; and how many have to be right.
 ENDS = 32
 SHARE = 0.5
@@ -28,8 +28,22 @@ def disagreements(stores: OpenStores) -> list[str]:
 
 def made_of(folder: Path) -> str | None:
     """The segmentation that meshes or skeletons were made of, as their folder says; None where it does not."""
+    return _source_of(folder, "segmentation")
+
+
+def one_store(a: object, b: object) -> bool:
+    """Whether two names are of one store, or of precomputed copies of it that say so."""
+    return same(_original(a), _original(b))
+
+
+def _original(store: object) -> object:
+    """The volume that a folder is the precomputed copy of, as it says; the name itself where it is none."""
+    return (_source_of(Path(store), "volume") or store) if isinstance(store, str) else store
+
+
+def _source_of(folder: Path, parameter: str) -> str | None:
     try:
-        found = json.loads((folder / PROVENANCE_FILE).read_bytes())["of"]["segmentation"]
+        found = json.loads((folder / PROVENANCE_FILE).read_bytes())["of"][parameter]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, str) else None
@@ -60,7 +74,7 @@ def _made_of_others(stores: OpenStores) -> Iterator[str]:
     for what in ("meshes", "skeletons"):
         folder = getattr(stores, what)
         made = made_of(folder) if folder is not None else None
-        if made is not None and stores.segmentation is not None and not same(made, str(stores.segmentation.path)):
+        if made is not None and stores.segmentation is not None and not one_store(made, str(stores.segmentation.path)):
             yield f"{what} {folder} were made of {made}, and not of the segmentation {stores.segmentation.path}"
 
 
@@ -72,9 +86,13 @@ def _synapses(stores: OpenStores) -> Iterator[str]:
     known = np.flatnonzero(partners)
     chosen = np.sort(np.random.default_rng(0).permutation(known)[:ENDS])
     looked = right = 0
+    try:
+        read = open_reader(volume)
+    except DataError:
+        return  # the viewer says it
     for end in chosen:
         voxel = np.floor(synapses.lines.reshape(-1, 3)[end, ::-1]).astype(int)
-        found = _id_at(volume, voxel, stores.offset)
+        found = _id_at(volume, read, voxel, stores.offset)
         if found is not None:
             looked, right = looked + 1, right + (found == int(partners[end]))
     if looked and right < SHARE * looked:
@@ -86,14 +104,14 @@ def _synapses(stores: OpenStores) -> Iterator[str]:
         yield f"the synapses lie outside of the segmentation {volume.path}: they seem to be of another one"
 
 
-def _id_at(volume: ShownVolume, voxel: NDArray[np.int64], offset: Triple) -> int | None:
+def _id_at(volume: ShownVolume, read: Reader, voxel: NDArray[np.int64], offset: Triple) -> int | None:
     """The id at a voxel of the image; None outside of the segmentation, or where it cannot be read."""
     place = voxel - np.array(offset) - np.round(volume.origin).astype(int)
     if np.any(place < 0) or np.any(place >= volume.shape):
         return None
     z, y, x = (int(n) for n in place)
     try:
-        return int(read_box(volume, Box.of((z, y, x), (1, 1, 1)))[0, 0, 0])
+        return int(read(Box.of((z, y, x), (1, 1, 1)))[0, 0, 0])
     except DataError:
         return None  # the viewer shows what is damaged as missing
 

@@ -36,7 +36,8 @@ PLACES: Mapping[str, tuple[Place, ...]] = {
     "skeletons": (("skeletons", "result", "skeletons"),),
     "synapses": (("connectome", "result", "synapses"), ("synapses", "result", "synapses")),
 }
-STAGES = frozenset(stage for places in PLACES.values() for stage, _, _ in places) | frozenset(BETWEEN)
+COPYING = "precomputed"  # whose result is the same store, for other tools
+STAGES = frozenset(stage for places in PLACES.values() for stage, _, _ in places) | frozenset((*BETWEEN, COPYING))
 MOST_NAMED = 6
 
 
@@ -73,7 +74,7 @@ class _Chooser:
             self._take("segmentation", self._segmentation())
         segmentation = self._shown("segmentation")
         if segmentation is not None and "offset" not in self._given:
-            self._found["offset"] = list(self._lineage.offset_of(segmentation))
+            self._found["offset"] = list(self._lineage.offset_of(self._original(segmentation)))
         if "image" not in self._given:
             self._take("image", self._only_image() if segmentation is None else self._image_of(segmentation))
         for layer in ("labels", "meshes", "skeletons", "synapses"):
@@ -106,16 +107,19 @@ class _Chooser:
         return stores[0]
 
     def _of_image(self, stores: list[str], image: str) -> list[str]:
-        """Those of this image; of those whose image nobody has recorded, the ones that lie in it."""
+        """Those of this image; where none is recorded as of it, the one that lies in it, whatever it is recorded of."""
         known = {store: self._lineage.image_of(store) for store in stores}
         recorded = [store for store, of in known.items() if of is not None and self._equal(of, image)]
         if recorded or not stores:
             return recorded
-        fits = [store for store, of in known.items() if of is None and self._fits(image, store)]
+        fits = [store for store in stores if self._fits(image, store)]
+        fits = [store for store in fits if known[store] is None] or fits
+        bases = {place(base) for store in fits if (base := self._lineage.base_of(store)) is not None}
+        fits = [store for store in fits if place(store) not in bases]
         if len(fits) > 1:
             raise DataError(_ambiguous("segmentation", f"image {image}", fits))
         if fits:
-            self._remarks.append(_by_shape(f"segmentation {fits[0]}", f"image {image}"))
+            self._remarks.append(_by_shape(f"segmentation {self._named(fits[0])}", f"image {image}"))
         else:
             self._remarks.append(
                 f"no segmentation is shown: none is of the image {image}, but of {_listed(_of(known))}"
@@ -127,7 +131,7 @@ class _Chooser:
         return f"{segmentation} (of {image})" if image else segmentation
 
     def _image_of(self, segmentation: str) -> str | None:
-        recorded = self._lineage.image_of(segmentation)
+        recorded = self._lineage.image_of(self._original(segmentation))
         stores = _distinct(store for _, store in self._candidates("image"))
         if recorded is not None:
             found = next(
@@ -172,6 +176,7 @@ class _Chooser:
     def _belongs(self, layer: str, record: Record) -> bool:
         """Whether the record's store of a layer goes with the image and the segmentation that are shown."""
         segmentation = self._shown("segmentation")
+        segmentation = self._original(segmentation) if segmentation else None
         image = self._shown("image") or (self._lineage.image_of(segmentation) if segmentation else None)
         if layer == "labels":
             of = record.result.get("image") or record.parameters.get("image")
@@ -193,7 +198,9 @@ class _Chooser:
         return z, y, x
 
     def _equal(self, image: str, other: str) -> bool:
-        """Whether two names are of the same image: of one store, or of what the stage `ingest` made of it, whole."""
+        """Whether two names are of the same image: of one store, of what the stage `ingest` made of it, whole, or of
+        precomputed copies of these."""
+        image, other = self._original(image), self._original(other)
         pairs = (
             (record.parameters.get("image"), record.result.get("image"))
             for record in self._lineage.newest
@@ -202,6 +209,15 @@ class _Chooser:
         return same(image, other) or any(
             {place(image), place(other)} == {place(a), place(b)} for a, b in pairs if a and b
         )
+
+    def _original(self, store: str) -> str:
+        """The volume that a store is recorded as the precomputed copy of; the store itself where it is none."""
+        volumes = (
+            record.parameters.get("volume")
+            for record in self._lineage.newest
+            if record.stage == COPYING and same(record.result.get("precomputed"), store)
+        )
+        return next((volume for volume in volumes if isinstance(volume, str)), store)
 
     def _candidates(self, layer: str) -> Iterator[tuple[Record, str]]:
         for stage, part, field in PLACES[layer]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ SAMPLE = 128
 SEGMENTS = 12
 # Of the grey levels, so much may lie outside of the range that is shown, in percent at either end.
 CLIPPED = 0.5
+Reader = Callable[[Box | None], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -65,41 +68,58 @@ def largest(voxels: NDArray[Any], stores: OpenStores) -> tuple[int, ...]:
 
 
 def sample(volume: ShownVolume) -> NDArray[Any]:
-    """The middle SAMPLE^3 voxels of the coarsest level, zyx."""
-    return _read_zarr(volume, -1, None) if volume.format == "zarr3" else _read_precomputed(volume, -1, None)
+    """The middle SAMPLE^3 voxels of the coarsest level, zyx.  Raises DataError where it cannot be read."""
+    return open_reader(volume, -1)(None)
 
 
-def read_box(volume: ShownVolume, box: Box) -> NDArray[Any]:
-    """A box of level 0, zyx, in voxels from the volume's first one.  Raises DataError where it cannot be read."""
-    return _read_zarr(volume, 0, box) if volume.format == "zarr3" else _read_precomputed(volume, 0, box)
+def open_reader(volume: ShownVolume, level: int = 0) -> Reader:
+    """Open a level once, to read boxes of it, zyx, in voxels from its first one; None is its middle SAMPLE^3 voxels.
+
+    It and what it returns raise DataError where the volume cannot be read.
+    """
+    with _damage_named(volume):
+        return _open_zarr(volume, level) if volume.format == "zarr3" else _open_precomputed(volume, level)
 
 
-def _read_zarr(volume: ShownVolume, level: int, box: Box | None) -> NDArray[Any]:
-    """A box of a level, its middle where none is given."""
+def _open_zarr(volume: ShownVolume, level: int) -> Reader:
     import zarr
 
     group = zarr.open_group(volume.path, mode="r")
     attributes: Any = group.attrs["ome"]
     array: Any = group[attributes["multiscales"][0]["datasets"][level]["path"]]
-    try:
-        return np.asarray(array[_middle(array.shape) if box is None else box.slices()])
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"{volume.path}: cannot be read ({error}); the store is damaged or gone") from error
+
+    def read(box: Box | None) -> NDArray[Any]:
+        with _damage_named(volume):
+            return np.asarray(array[_middle(array.shape) if box is None else box.slices()])
+
+    return read
 
 
-def _read_precomputed(volume: ShownVolume, level: int, box: Box | None) -> NDArray[Any]:
-    """As `_read_zarr`; cloud-volume counts from its origin, x, y, z."""
+def _open_precomputed(volume: ShownVolume, level: int) -> Reader:
+    """cloud-volume counts from its origin, x, y, z."""
     from cloudvolume import CloudVolume
 
     source = CloudVolume(
         f"file://{volume.path}", mip=level % volume.levels, fill_missing=True, bounded=False, progress=False
     )
     low = [int(n) for n in source.bounds.minpt]
-    part = _middle(tuple(int(n) for n in source.bounds.size3())) if box is None else box.slices()[::-1]
-    cut = tuple(slice(axis.start + first, axis.stop + first) for axis, first in zip(part, low, strict=True))
+    extent = tuple(int(n) for n in source.bounds.size3())
+
+    def read(box: Box | None) -> NDArray[Any]:
+        part = _middle(extent) if box is None else box.slices()[::-1]
+        cut = tuple(slice(axis.start + first, axis.stop + first) for axis, first in zip(part, low, strict=True))
+        with _damage_named(volume):
+            return np.asarray(source[cut])[..., 0].T
+
+    return read
+
+
+@contextlib.contextmanager
+def _damage_named(volume: ShownVolume) -> Iterator[None]:
+    """What the block raises as DataError: Zarr and cloud-volume raise whatever their codecs do."""
     try:
-        return np.asarray(source[cut])[..., 0].T
-    except Exception as error:  # cloud-volume raises whatever its codecs do
+        yield
+    except Exception as error:
         raise DataError(f"{volume.path}: cannot be read ({error}); the store is damaged or gone") from error
 
 

@@ -100,6 +100,18 @@ def test_what_cannot_work_is_said_before_anything_is_done(steps: dict[str, Any],
         Pipeline.from_json({"name": "a", "steps": steps})
 
 
+def test_a_wide_pipeline_in_a_wrong_order_is_refused_at_once() -> None:
+    """Twenty layers of three steps, each waiting for all of the layer before, have 3^20 ways through them."""
+    later = {
+        f"s{layer}-{place}": {**MONTAGE, "after": [f"s{layer - 1}-{p}" for p in range(3)] if layer else []}
+        for layer in range(20)
+        for place in range(3)
+    }
+    steps = {"first": {**MONTAGE, "after": ["s19-0"]}, **later}
+    with pytest.raises(ParameterError, match=r"step first: .*'s19-0'; that comes after it"):
+        Pipeline.from_json({"name": "a", "steps": steps})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import yaml
 
-from apps.core.volumes import write_volume
+from apps.core.volumes import VoxelSize, write_volume
 from ensemble.pipeline.definition import Pipeline
 from ensemble.pipeline.inputs import wrong_inputs
 from tests.ensemble.test_cli import call
 
 PIPELINE = Path(__file__).parents[3] / "pipelines" / "connectome.yml"
 SHAPE = (96, 128, 128)
+BOX = {"offset": [0, 0, 0], "shape": [96, 128, 128]}
+GRID = {"box": BOX, "shape": [64, 64, 64], "overlap": [24, 24, 24]}
 Steps = dict[str, dict[str, Any]]
 
 
@@ -102,11 +104,11 @@ def test_wrong_input_is_named_before_any_job(
 def test_what_lies_deeper_in_the_parameters_is_looked_at_too(
     capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path
 ) -> None:
-    volume = {"image": f"{data}/good.zarr", "labels": f"{data}/coarse.zarr", "coordinates": f"{data}/none.npz"}
+    volume = {"image": f"{data}/good.zarr", "labels": f"{data}/small.zarr", "coordinates": f"{data}/none.npz"}
     code, err = dry_run(capsys, tmp_path, lambda steps: steps["ffn"].update(volumes=[volume]))
     assert code == 2
     assert f"step ffn: volumes.0.coordinates {data}/none.npz: is not there" in err
-    assert "coarse.zarr: has voxels of 40 x 10 x 10 nm (zyx), and the image" in err
+    assert f"labels {data}/small.zarr: has shape (8, 8, 8); expected that of the image" in err
 
 
 def test_labels_have_the_shape_of_their_image(data: Path) -> None:
@@ -115,10 +117,76 @@ def test_labels_have_the_shape_of_their_image(data: Path) -> None:
     assert "small.zarr: has shape (8, 8, 8); expected that of the image, (96, 128, 128)" in sentence
 
 
+@pytest.mark.parametrize(
+    ("stage", "name", "more"),
+    [
+        ("ingest", "labels", {}),
+        ("agglomeration", "segmentation", {"model": "{}/google"}),
+        ("synapses", "segmentation", {"model": "{}/google.index"}),
+    ],
+)
+def test_voxels_are_compared_where_the_stage_does(data: Path, stage: str, name: str, more: dict[str, str]) -> None:
+    given = {"image": "{}/good.zarr", name: "{}/coarse.zarr", **more}
+    (sentence,) = wrong_inputs(_one(stage, {key: value.format(data) for key, value in given.items()}))
+    assert "coarse.zarr: has voxels of 40 x 10 x 10 nm (zyx), and the image" in sentence
+
+
+@pytest.mark.parametrize(
+    ("stage", "size", "more"),
+    [
+        ("ingest", (40.0, 10.0, 10.0), {"voxel_size_nm": [10, 10, 10]}),  # which says what is right
+        ("agglomeration", (1.0, 1.0, 1.0), {"model": "{}/google"}),  # made of an HDF5 volume, which does not say
+        ("agglomeration", (10.0005, 10.0, 10.0), {"model": "{}/google"}),
+        ("synapses", (10.05, 10.0, 10.0), {"model": "{}/google.index"}),
+        ("evaluation", (40.0, 10.0, 10.0), {}),
+    ],
+)
+def test_voxels_that_the_stage_takes_are_not_refused(
+    data: Path, tmp_path: Path, stage: str, size: VoxelSize, more: dict[str, Any]
+) -> None:
+    write_volume(tmp_path / "ids.zarr", np.ones(SHAPE, np.uint32), size)
+    name = "labels" if stage in ("ingest", "evaluation") else "segmentation"
+    more = {key: value.format(data) if isinstance(value, str) else value for key, value in more.items()}
+    assert wrong_inputs(_one(stage, {"image": f"{data}/good.zarr", name: f"{tmp_path}/ids.zarr", **more})) == []
+
+
+def test_a_box_with_a_reference_in_it_is_left_to_the_run(data: Path) -> None:
+    grid = {"box": {**BOX, "shape": "${ing.shape}"}, "shape": [64, 64, 64], "overlap": [24, 24, 24]}
+    first = {"stage": "ingest", "parameters": {"image": f"{data}/good.zarr"}}
+    second = {"image": "${ing.image}", "model": f"{data}/google", "grid": grid}
+    steps = {"ing": first, "inference": {"stage": "inference", "parameters": second}}
+    assert wrong_inputs(Pipeline.from_json({"name": "a", "steps": steps})) == []
+
+
+@pytest.mark.parametrize(("after", "piece", "wrong"), [(["make"], 64, 0), ([], "${make.shape}", 0), ([], 64, 1)])
+def test_what_another_step_makes_anew_is_not_judged_by_what_lies_there(
+    data: Path, after: list[str], piece: int | str, wrong: int
+) -> None:
+    """The image lies in the first step's output, of yesterday: the box leaves it."""
+    grid = {"box": BOX, "shape": [piece] * 3 if isinstance(piece, int) else piece, "overlap": [24, 24, 24]}
+    parameters = {"image": f"{data}/small.zarr", "model": f"{data}/google", "grid": grid}
+    make = {"stage": "phantom", "parameters": {"output": f"{data}"}}
+    last = {"stage": "inference", "parameters": parameters, "after": after}
+    assert len(wrong_inputs(Pipeline.from_json({"name": "a", "steps": {"make": make, "last": last}}))) == wrong
+
+
+def test_a_name_that_cannot_be_looked_up_is_said(data: Path) -> None:
+    for parameter in ("image", "model"):
+        given = {"image": f"{data}/good.zarr", "model": f"{data}/google", "grid": GRID}
+        given[parameter] = f"{data}/{'n' * 300}"
+        (sentence,) = wrong_inputs(_one("inference", given))
+        assert f"{parameter} {data}/nnn" in sentence and "cannot be looked at (File name too long)" in sentence
+
+
+def test_of_an_image_to_compare_with_only_the_box_has_to_be_finite(data: Path) -> None:
+    box = {"offset": [0, 0, 0], "shape": [2, 8, 8]}
+    parameters = {"image": f"{data}/nan.zarr", "labels": f"{data}/small.zarr", "box": box, "baselines": True}
+    assert wrong_inputs(_one("evaluation", parameters)) == []
+
+
 def test_good_inputs_pass(data: Path) -> None:
-    grid = {"box": {"offset": [0, 0, 0], "shape": list(SHAPE)}, "shape": [64, 64, 64], "overlap": [24, 24, 24]}
     for image in ("good.zarr", "em.h5:raw"):
-        parameters = {"image": f"{data}/{image}", "model": f"{data}/google", "grid": grid}
+        parameters = {"image": f"{data}/{image}", "model": f"{data}/google", "grid": GRID}
         assert wrong_inputs(_one("inference", parameters)) == []
 
 

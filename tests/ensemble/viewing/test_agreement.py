@@ -9,8 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from apps.core.errors import DataError
+from apps.core.progress import silent
 from apps.core.volumes import write_volume
+from apps.precomputed.stage import PrecomputedParameters
+from apps.precomputed.stage import run as write_precomputed
 from ensemble.viewing import Stores, disagreements, open_stores
+from ensemble.viewing.glance import glance_at
 from tests.ensemble.viewing.samples import BALLS, SHAPE, VOXEL, synapse_table, write_stores
 
 
@@ -64,3 +69,42 @@ def test_meshes_that_say_what_they_are_of_are_believed(stores: Stores, tmp_path:
     file.write_text(json.dumps({"of": {"segmentation": "/other.zarr"}}))
     (remark,) = said(stores)
     assert "meshes" in remark and "were made of /other.zarr" in remark
+
+
+def precomputed_copy(folder: Path) -> str:
+    """The objects as the stage `precomputed` writes them."""
+    copy = str(folder / "copy")
+    parameters = PrecomputedParameters(volume=str(folder / "objects.zarr"), output=copy, kind="labels")
+    write_precomputed(parameters, silent)
+    return copy
+
+
+def test_a_precomputed_copy_has_the_meshes_of_its_volume(stores: Stores, tmp_path: Path) -> None:
+    copy = precomputed_copy(tmp_path)
+    provenance = tmp_path / "meshes" / "provenance.json"
+    provenance.write_text(json.dumps({"of": {"segmentation": str(tmp_path / "objects.zarr")}}))
+    assert said(stores, segmentation=copy) == []
+
+
+def test_a_volume_is_opened_once_for_all_ends(stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import cloudvolume
+
+    opened, real = list[str](), cloudvolume.CloudVolume
+
+    def counted(name: str, **more: object) -> object:
+        opened.append(name)
+        return real(name, **more)
+
+    copy = precomputed_copy(tmp_path)
+    monkeypatch.setattr(cloudvolume, "CloudVolume", counted)
+    assert said(stores, segmentation=copy) == [] and len(opened) == 1
+
+
+def test_a_volume_that_cloud_volume_cannot_open_is_damaged(stores: Stores, tmp_path: Path) -> None:
+    copy = precomputed_copy(tmp_path)
+    info = json.loads((tmp_path / "copy" / "info").read_text())
+    del info["scales"][0]["chunk_sizes"], info["scales"][0]["key"]
+    (tmp_path / "copy" / "info").write_text(json.dumps(info))
+    assert said(stores, segmentation=copy) == []  # which stays with those that show it
+    with pytest.raises(DataError, match=r"copy: cannot be read \(.*the store is damaged or gone"):
+        glance_at(open_stores(Stores(segmentation=copy)))

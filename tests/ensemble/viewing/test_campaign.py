@@ -101,6 +101,15 @@ def test_meshes_of_another_segmentation_are_left_out(tmp_path: Path, jobs: Jobs)
     assert choice.remarks == ("no meshes are shown: those that there are, are of another segmentation",)
 
 
+def test_a_precomputed_copy_has_the_meshes_of_its_volume(tmp_path: Path, jobs: Jobs) -> None:
+    jobs.done("reconciliation", GRID, {"segmentation": jobs.store("base.zarr")})
+    jobs.done("meshes", {"segmentation": jobs.store("base.zarr")}, {"meshes": jobs.store("meshes")})
+    copied = {"volume": jobs.store("base.zarr"), "output": jobs.store("copy")}
+    jobs.done("precomputed", copied, {"precomputed": jobs.store("copy"), "complete": True})
+    stores = shown(tmp_path, segmentation=jobs.store("copy"))
+    assert stores.meshes == jobs.store("meshes") and stores.offset == (8, 16, 24)
+
+
 def test_image_is_that_of_the_segmentation_and_labels_are_its_own(tmp_path: Path, jobs: Jobs) -> None:
     tissue = {"image": jobs.store("tissue.zarr"), "labels": jobs.store("tissue-labels.zarr")}
     lesson = {"image": jobs.store("lesson.zarr"), "labels": jobs.store("lesson-labels.zarr")}

@@ -123,3 +123,29 @@ def test_without_a_record_shape_and_voxel_size_decide_and_it_is_said(tmp_path: P
     records.append(Record.of({}, {"stage": "phantom", "result": {"image": other}, "cost": {"end": 9.0}}))
     with pytest.raises(DataError, match=r"several can: .*other\.zarr, .*image-0\.zarr; choose one with --image"):
         choose(records, {"segmentation": mine})
+
+
+def test_another_copy_of_an_image_that_cannot_be_shown_keeps_the_segmentation(tmp_path: Path) -> None:
+    campaign = Campaign(tmp_path / "others")  # whose stores are no volumes
+    copy, base, final = (str(tmp_path / f"{name}.zarr") for name in ("copy", "base", "final"))
+    write_volume(copy, np.ones((12, 12, 14), np.uint8), (8.0, 8.0, 8.0))
+    for store in (base, final):
+        write_volume(store, np.ones((8, 8, 8), np.uint64), (8.0, 8.0, 8.0))
+    campaign.done("inference", {"image": "/em.h5:raw", "output": "/pieces-c"})
+    campaign.done("reconciliation", {"pieces": "/pieces-c", "grid": GRID}, {"segmentation": base})
+    agglomerated = {"segmentation": base, "image": "/em.h5:raw", "offset": [2, 4, 6]}
+    campaign.done("agglomeration", agglomerated, {"segmentation": final})
+    choice = choose(campaign.records, {"image": copy})
+    assert choice.stores["segmentation"] == final and choice.stores["offset"] == [2, 4, 6]
+    assert f"whether segmentation {final} (of /em.h5:raw) belongs to image {copy}" in choice.remarks[0]
+    assert "shape and voxel size agree" in choice.remarks[0]
+
+
+@pytest.mark.parametrize("layer", ["segmentation", "image"])
+def test_a_precomputed_copy_is_the_same_store(campaign: Campaign, layer: str) -> None:
+    original = campaign.store("final-a" if layer == "segmentation" else "image-a")
+    copy = campaign.store("copy")
+    campaign.done("precomputed", {"volume": original, "output": copy}, {"precomputed": copy, "complete": True})
+    choice = choose(campaign.records, {layer: copy})
+    shown = {**campaign.of("a"), "segmentation": campaign.store("final-a"), layer: copy}
+    assert {**choice.stores, layer: copy} == shown and choice.remarks == ()

@@ -12,7 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from apps.core.progress import silent
 from apps.core.volumes import write_volume
+from apps.precomputed.stage import PrecomputedParameters
+from apps.precomputed.stage import run as write_precomputed
 from ensemble.campaigns import CampaignPlan, create_campaign
 from ensemble.cli.main import main
 from ensemble.viewing import Stores
@@ -108,3 +111,37 @@ def test_another_segmentation_takes_its_meshes_with_it(
     assert "note: meshes and skeletons of the saved view are not shown" in said.err
     assert "the synapses seem to be of another segmentation" in said.err
     assert "how it was made: http://127.0.0.1:" in said.out
+
+
+@pytest.mark.parametrize(("more", "offset"), [((), (0, 0, 0)), (("--offset", "0,0,2"), (0, 0, 2))])
+def test_the_offset_of_a_saved_view_is_of_its_own_segmentation(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: tuple[str, ...],
+    offset: tuple[int, int, int],
+) -> None:
+    view, again = str(tmp_path / "view.json"), str(tmp_path / "again.json")
+    stores = write_stores(tmp_path)
+    Stores(image=stores.image, segmentation=stores.segmentation, offset=(0, 0, 5)).save(Path(view))
+    write_volume(tmp_path / "other.zarr", np.full(SHAPE, 9, np.uint64), VOXEL)
+    monkeypatch.setattr("ensemble.viewing.ViewServer.wait", lambda server: None)
+    assert run_view(view, "--segmentation", str(tmp_path / "other.zarr"), "--save", again, *more) == 0
+    assert Stores.load(Path(again)).offset == offset
+    assert ("offset of the saved view, 0,0,5, is not taken" in capsys.readouterr().err) == (not more)
+    assert run_view(view, "--segmentation", str(stores.segmentation), "--save", again) == 0
+    assert Stores.load(Path(again)).offset == (0, 0, 5)
+
+
+def test_a_precomputed_copy_keeps_what_is_of_its_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores, copy = write_stores(tmp_path), tmp_path / "copy"
+    stores.save(tmp_path / "view.json")
+    made = {"of": {"segmentation": stores.segmentation}}
+    (tmp_path / "meshes" / "provenance.json").write_text(json.dumps(made))
+    parameters = PrecomputedParameters(volume=str(stores.segmentation), output=str(copy), kind="labels")
+    write_precomputed(parameters, silent)
+    monkeypatch.setattr("ensemble.viewing.ViewServer.wait", lambda server: None)
+    again = ["--segmentation", str(copy), "--save", str(tmp_path / "again.json")]
+    assert run_view(str(tmp_path / "view.json"), *again) == 0
+    saved = Stores.load(tmp_path / "again.json")
+    assert (saved.segmentation, saved.meshes, saved.skeletons) == (str(copy), stores.meshes, stores.skeletons)
