@@ -12,7 +12,11 @@ from ensemble.jobs import Outcome, Task
 
 
 class Jobs(Protocol):
-    """Who does tasks: CampaignJobs on Balsam, LocalJobs on this machine.  What the methods do is said there."""
+    """Who does tasks: CampaignJobs on Balsam, LocalJobs on this machine.  What the methods do is said there.
+
+    Of two tasks the one that is submitted later has an outcome with the greater job id: by that a driver tells whether
+    what a task has made was there when another one began.
+    """
 
     def submit(self, task: Task) -> Future[Outcome]: ...
 

@@ -98,15 +98,25 @@ class Relabeller:
                 f"work {self.work}: is on another file system than {output}, which is made in it and renamed; give one "
                 "there"
             )
-        for file, kind in ((DONE_FILE, Finished), (INTENT_FILE, Finishing)):
-            with contextlib.suppress(DataError, ParameterError):
-                if kind.load(self.work / file).output == str(output.absolute()):
-                    return
-        if output.exists():
+        if output.exists() and not self._is_ours(output.absolute()):
             raise StateError(
                 f"{output}: exists, and {self.work} does not say that this agglomeration made it; give another output, "
                 "or remove it"
             )
+
+    def _is_ours(self, output: Path) -> bool:
+        """Whether a volume that is there was put there by this work folder."""
+        with contextlib.suppress(DataError, ParameterError):
+            if Finished.load(self.work / DONE_FILE).output == str(output):
+                return True
+        intent = self._intent()
+        # An intent alone says what was to be there: a kill before the first move leaves room for somebody else's.
+        return intent is not None and intent.output == str(output) and intent.volume == _mark(output)
+
+    def _intent(self) -> Finishing | None:
+        with contextlib.suppress(DataError, ParameterError):
+            return Finishing.load(self.work / INTENT_FILE)
+        return None
 
     @property
     def finished(self) -> bool:
@@ -165,6 +175,9 @@ class Relabeller:
                 )
         if not renamed:
             output.parent.mkdir(parents=True, exist_ok=True)
+            before = self._intent()
+            if before is not None and before.volume == _mark(output):  # killed before it was noted, and decided anew
+                Finished(identity=before.identity, output=before.output).save(self.work / DONE_FILE)
             # The intent tells what a kill just after the renaming leaves from an output that is somebody else's.
             Finishing(**self._finished().to_dict(), volume=mark).save(self.work / INTENT_FILE)
             move_folder(made, output)
@@ -176,10 +189,7 @@ class Relabeller:
         made, output = self._volume(decision), Path(self.inputs.parameters.output)
         if made.exists() or not output.is_dir() or not (made.parent / _WRITTEN).is_dir():
             return False
-        with contextlib.suppress(DataError, ParameterError):
-            intent = Finishing.load(self.work / INTENT_FILE)
-            return intent == Finishing(**self._finished().to_dict(), volume=str(_mark(output)))
-        return False
+        return self._intent() == Finishing(**self._finished().to_dict(), volume=str(_mark(output)))
 
     def _clear(self) -> None:
         """Remove what was written on the way, of this decision and of others."""
@@ -199,11 +209,10 @@ class Relabeller:
         return unit_path(self._folder(decision) / _WRITTEN, number, ".json")
 
     def _is_written(self, number: int, decision: MergeRecord, mark: str | None) -> bool:
-        path = self._record_path(number, decision)
-        if not path.is_file():
-            return False
-        record = BlockRecord.load(path)
-        return (record.identity, record.volume) == (decision.identity, mark)
+        with contextlib.suppress(DataError, ParameterError):  # none, or none that can be read
+            record = BlockRecord.load(self._record_path(number, decision))
+            return (record.identity, record.volume) == (decision.identity, mark)
+        return False
 
     def _prepare(self) -> Path:
         """The volume in the making; of several jobs that come at once one makes it."""

@@ -76,7 +76,7 @@ def _do(parameters: AgglomerationParameters, inputs: Inputs, report: Reporter) -
 def _hold(parameters: AgglomerationParameters) -> Iterator[None]:
     """Have the work folder to write in: with other parts, or alone.  Raises StateError where another process has it."""
     work = parameters.work_folder
-    with (work / ".lock").open("a") as stream:
+    with (work / ".lock").open("a+b") as stream:
         lock(stream, work, alone=parameters.part is None)
         yield
 

@@ -22,7 +22,7 @@ _PAUSE_S = 0.1
 def solving_alone(output: Path) -> Iterator[None]:
     """Raises StateError where another process solves the same output."""
     path = output / "solve.lock"
-    with path.open("a") as held:
+    with path.open("a+b") as held:
         lock(held, path)
         yield
 
@@ -32,7 +32,7 @@ def using_volume(output: Path, alone: bool) -> Iterator[None]:
     """Hold the volume, with others or alone.  Raises StateError where it is not to be had in ten minutes."""
     path = output / "volume.lock"
     end = time.monotonic() + _PATIENCE_S
-    with path.open("a") as held:
+    with path.open("a+b") as held:
         while not try_lock(held, shared=not alone):
             if time.monotonic() >= end:
                 what = "renders or scores" if alone else "makes"

@@ -16,7 +16,8 @@ from typing import IO, Any
 
 from apps.core.errors import DataError, StateError
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What a full disk, a quota, or a limit on a file's size is told by.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # is_locked() holds a lock for an instant: whoever wants it then tries so often, so many seconds apart.
 _TRIES, _PAUSE_S = 4, 0.02
 
@@ -88,7 +89,7 @@ def folder_in_the_making(path: str | Path) -> Iterator[Path]:
         replace_folder(temporary, target)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise DataError(f"{target}: cannot be written ({error.strerror}); give a place with more room") from error
         raise
 
@@ -114,7 +115,9 @@ def lock(stream: IO[Any], path: Path, alone: bool = True) -> None:
 def try_lock(stream: IO[Any], shared: bool = False) -> bool:
     """Hold an open file until it is closed, alone or with others that share it; False where another holds it.
 
-    The lock is the kernel's: it ends with the process, however that ends.
+    The lock is the kernel's: it ends with the process, however that ends.  NFS wants a file that is shared to be open
+    for reading, and one that is held alone for writing: `a+b` serves for both.  Raises DataError, which names the file,
+    where it cannot be locked.
     """
     for left in reversed(range(_TRIES)):
         try:
@@ -122,6 +125,10 @@ def try_lock(stream: IO[Any], shared: bool = False) -> bool:
         except BlockingIOError:
             if left:
                 time.sleep(_PAUSE_S)
+        except OSError as error:
+            raise DataError(
+                f"{stream.name}: cannot be locked ({error.strerror or error}); give a place on a file system with locks"
+            ) from error
         else:
             return True
     return False

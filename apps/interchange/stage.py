@@ -28,8 +28,6 @@ from apps.interchange.objects import ObjectRow, objects_table, read_seeds, table
 
 Conversion = Literal["from_google_result", "to_google_result", "to_hdf5", "from_google_checkpoint"]
 
-# HDF5 and google/ffn's files do not say their voxel size; what is written then says one nanometre a voxel.
-
 # The fields that only some conversions look at.
 _OPTIONS: dict[Conversion, tuple[str, ...]] = {
     "from_google_result": ("corner", "voxel_size_nm"),

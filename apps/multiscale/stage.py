@@ -127,9 +127,10 @@ def run(parameters: MultiscaleParameters, report: Reporter) -> MultiscaleResult:
 
 
 def stands(result: dict[str, Any]) -> bool:
-    """Whether the volume has the levels that a result (plain JSON) tells of: it may have been made anew without them.
+    """Whether the volume has levels still that a result (plain JSON) tells of: it may have been made anew without any.
 
-    What a part has built is not asked for: the job that completes the levels builds what is missing.
+    Those that were put in their place since are as good.  What a part has built is not asked for: the job that
+    completes the levels builds what is missing.
     """
     try:
         known = MultiscaleResult.from_json(result)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from apps.core.boxes import Box, Triple
 from apps.core.errors import DataError, ParameterError, StateError
-from apps.core.files import make_folder
+from apps.core.files import NO_ROOM, make_folder
 from apps.core.parameters import json_hash
 from apps.core.volumes import Array, Volume, VoxelSize, create_shared_volume, open_volume, open_volume_to_write
 from apps.reconciliation.box_records import BoxRecord, EarlierRecords
@@ -127,9 +127,12 @@ class Making:
             self._record(number).unlink(missing_ok=True)
             record = self._take_over(number) or self._relabel(number)
         except OSError as error:
-            why = error.strerror or error
+            where, why = f"{self.path}: {self.box(number)}", error.strerror or error
+            if error.errno in NO_ROOM:
+                raise DataError(f"{where} cannot be written ({why}); give a place with room") from error
+            what = f"{error.filename}: {why}" if error.filename else why
             raise DataError(
-                f"{self.path}: {self.box(number)} cannot be written ({why}); give a place with room"
+                f"{where} cannot be made ({what}); see to what is read and written, and run the same again"
             ) from error
         make_folder(self._record(number).parent)
         record.save(self._record(number))

@@ -98,7 +98,7 @@ def hold(paths: Paths, alone: bool) -> Iterator[None]:
     """
     make_folder(paths.output)
     file = paths.output / ".synapses.lock"
-    with file.open("a") as stream:
+    with file.open("a+b") as stream:
         lock(stream, paths.output, alone)
         yield
 

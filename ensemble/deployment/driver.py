@@ -46,7 +46,8 @@ class SubvolumesFailedError(EnsembleError):
 class Driver:
     """Does the jobs of one plan; for one thread.
 
-    `tell` is called as the work goes on.  `pieces`: those on disk, where nothing else is given.
+    `tell` is called as the work goes on.  `pieces`: those on disk, where nothing else is given.  `unfinished` gives the
+    keys of jobs that earlier drivers have submitted, and which have not ended.
     """
 
     def __init__(
@@ -57,12 +58,13 @@ class Driver:
         window: int,
         tell: Callable[[VoxelProgress], None] = lambda progress: None,
         pieces: Pieces | None = None,
+        unfinished: Callable[[], set[str]] = set,
     ) -> None:
         self.plan, self.tasks, self.jobs = plan, tasks, jobs
         self.records = Records()
         self.window = Window(jobs, window)
         self.progress: VoxelProgress
-        self._tell = tell
+        self._tell, self._unfinished = tell, unfinished
         self._pieces = pieces or PiecesOnDisk(plan.pieces)
         self._lattice = Lattice(plan.grid)
         self._tries: Counter[str] = Counter()
@@ -85,6 +87,7 @@ class Driver:
         TaskRejectedError or TaskFailedError where another job fails.
         """
         self.progress = VoxelProgress(int(self._lattice.write_voxels(self.plan.to_segment()).sum()))
+        self._outlast_earlier()
         if self._is_lost():
             self._forget_reconciliation()
         self._readiness = Readiness(self._lattice, self._shares) if self._shares > 1 else None
@@ -95,6 +98,31 @@ class Driver:
         if evaluate:
             self._one("evaluation", self.tasks.evaluate())
         return self.records
+
+    def _outlast_earlier(self) -> None:
+        """Wait for the jobs that a killed driver has left, and which hold what `solve`, or a comparison, needs alone.
+
+        However they end: what they did is looked at when their turn comes, and done again where it does not stand.
+        """
+        unfinished = self._unfinished()
+        left = (task for task in self._reconciling("all", "solve", "relabel", "finish") if task.key in unfinished)
+        more = bool(unfinished)
+        while more or len(self.window):
+            while more and not self.window.full:
+                task = next(left, None)
+                more = task is not None
+                if task is not None:
+                    self.window.submit(task)  # it has a job, and is followed
+            for _ in self.window.ended(_WAIT_S):
+                pass
+
+    def _reconciling(self, *actions: Action) -> Iterator[Task]:
+        """All tasks of these phases."""
+        for action in actions:
+            if action not in ("compare", "relabel"):
+                yield self.tasks.reconcile(action)
+            elif self._shares > 1:
+                yield from (self.tasks.reconcile(action, index) for index in range(self._shares))
 
     def _is_lost(self) -> bool:
         """Whether the work of reconciliation, what it was making, or what it ended with, was taken away."""
@@ -113,11 +141,7 @@ class Driver:
 
     def _forget_reconciliation(self) -> None:
         """Have all of its jobs done again: they find what is there, and make what is not."""
-        shares = range(self._shares) if self._shares > 1 else ()
-        tasks = (
-            *(self.tasks.reconcile(action) for action in ("all", "solve", "finish")),
-            *(self.tasks.reconcile(action, index) for action in ("compare", "relabel") for index in shares),
-        )
+        tasks = self._reconciling("all", "compare", "solve", "relabel", "finish")
         self.jobs.forget([task.key for task in tasks if self.jobs.outcome(task.key) is not None])
 
     def _segment(self) -> None:
@@ -258,11 +282,15 @@ class Driver:
         if outcome.failure.transient and self._tries[task.key] < MAX_TRIES:
             self.window.submit(task)
             return
-        self.window.withdraw()
-        if task.stage == "reconciliation" and not outcome.failure.transient:
-            # Where files were taken away by hand, jobs that are done say so no more; the next run looks at all of it.
-            self._forget_reconciliation()
-        raise failure_of(task.stage, outcome)
+        failure = failure_of(task.stage, outcome)
+        try:
+            self.window.withdraw()
+            if task.stage == "reconciliation" and not outcome.failure.transient:
+                # Where files were taken away by hand, jobs that are done say so no more; the next run looks at it all.
+                self._forget_reconciliation()
+        except Exception as lost:  # the service's: the job's own message is what the user has to see
+            raise failure from lost
+        raise failure
 
     def _keep(self, step: str, task: Task, outcome: Outcome) -> None:
         record = outcome.record or {}

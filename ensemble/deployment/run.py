@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +14,7 @@ from apps.core.files import lock
 from apps.core.progress import Reporter
 from apps.core.stage import load_stage
 from ensemble.deployment.driver import Driver
+from ensemble.deployment.owner import Owner, claim
 from ensemble.deployment.plan import DeploymentPlan, find_plan, keep_plan, plan_deployment
 from ensemble.deployment.progress import VoxelProgress
 from ensemble.deployment.records import Records
@@ -47,11 +49,15 @@ def run_plan(
     """Do a plan.
 
     Raises SubvolumesFailedError that names the subvolumes which keep failing, when all others are done; StateError
-    where another process works on the same output.
+    where another process works on the same output, or jobs of another campaign have.
     """
     keep_plan(plan)
     with _open_lock(Path(plan.folder)) as held:
         lock(held, Path(plan.folder))
+        unfinished: Callable[[], set[str]] = set
+        if isinstance(jobs, CampaignJobs):
+            claim(Path(plan.folder), plan.output, Owner(name=jobs.campaign, jobs=str(jobs.root)))
+            unfinished = jobs.unfinished
         driver: Driver
 
         def running() -> dict[str, Path]:
@@ -63,7 +69,7 @@ def run_plan(
                 update(progress.done, progress.total, str(progress))
 
             tasks = DeploymentTasks(plan, deployment)
-            driver = Driver(plan, tasks, jobs, window_size(resources.processes), tell)
+            driver = Driver(plan, tasks, jobs, window_size(resources.processes), tell, unfinished=unfinished)
             records = driver.run(evaluate=deployment.labels is not None)
         prove_complete(plan, records)
         return records

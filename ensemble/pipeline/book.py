@@ -53,7 +53,8 @@ class TaskBook:
     def outcome(self, task: Task) -> Outcome | None:
         """How this very task ended; None where it has not, or has to be done again.
 
-        That is where it failed in an earlier run, or where what it made is damaged, has gone, or was replaced since.
+        That is where it failed in an earlier run, or where what it made is damaged or not all there, has gone, or was
+        replaced since.
         """
         outcome, future = self._jobs.outcome(task.key), self._futures.get(task.key)
         if outcome is None or (future is not None and not future.done()):
@@ -65,7 +66,7 @@ class TaskBook:
             return outcome if self._ledger.is_latest(task) else None
         if self._starts.get(task.key, 0) < MOST_STARTS:
             return None
-        what = f"{missing[0]} is not there" if missing else "its output is damaged"
+        what = f"{missing[0]} is not there" if missing else "what it made is damaged, or not all there"
         message = f"the job ended well, but {what}; look at its job.out in {self._jobs.workdir(task.key)}"
         return Outcome(task.key, outcome.job_id, None, FailureKind.BUG, message)
 

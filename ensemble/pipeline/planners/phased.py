@@ -31,12 +31,15 @@ class PhasedPlanner:
         self._single = SinglePlanner()
 
     def plan(self, context: StepContext, progress: Progress) -> StepPlan:
-        plan = self._single.plan(context, progress)
+        plan, fallen = self._single.look(context, progress)
         if not _shared(context.step):
             return plan
         (whole,) = plan.tasks
         phases = _earlier(context, whole)
         shares = [task for tasks in phases for task in tasks]
+        if fallen:  # it is all to be made again, and not by the last job alone
+            for task in shares:
+                progress.spoil(task.key)
         if plan.settled:  # by however many parts: what this many did of it is named, and nothing is done for show
             return replace(plan, tasks=(*(task for task in shares if progress.outcome(task) is not None), whole))
         return replace(plan, tasks=(*shares, replace(whole, after=_after(context, phases))))

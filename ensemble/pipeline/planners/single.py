@@ -27,6 +27,10 @@ class SinglePlanner:
         self._read: list[Any] | None = None
 
     def plan(self, context: StepContext, progress: Progress) -> StepPlan:
+        return self.look(context, progress)[0]
+
+    def look(self, context: StepContext, progress: Progress) -> tuple[StepPlan, bool]:
+        """The plan, and whether this look came upon a result that stands no more; its task is spoilt then."""
         stage = load_stage(context.step.stage)
         stage.parameters.from_json(context.parameters, where=f"step {context.name}")
         if self._read is None:
@@ -34,13 +38,14 @@ class SinglePlanner:
         depends = [context.step.stage, context.parameters, context.upstream, self._read]
         task = context.task("run", context.parameters, depends, after=context.parents(), outputs=_outputs(context))
         outcome = progress.outcome(task)
-        if outcome is not None and outcome.record is not None and not stage.stands(outcome.record["result"]):
+        fallen = outcome is not None and outcome.record is not None and not stage.stands(outcome.record["result"])
+        if fallen:
             progress.spoil(task.key)
             outcome = progress.outcome(task)
         if outcome is None or outcome.record is None:
-            return StepPlan((task,), values=self.values(context.output))
+            return StepPlan((task,), values=self.values(context.output)), fallen
         values = {**self.values(context.output), **outcome.record["result"]}
-        return StepPlan((task,), settled=True, values=values, identity=task.key)
+        return StepPlan((task,), settled=True, values=values, identity=task.key), fallen
 
     def decides(self, step: Step) -> frozenset[str]:
         return frozenset()

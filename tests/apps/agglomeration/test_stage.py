@@ -228,6 +228,61 @@ def test_a_kill_while_the_names_change_is_made_good(
     assert [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, looks: Looks) -> None:
+    write_inputs(tmp_path)
+    for action in ("score", "merge", "relabel"):
+        do(tmp_path, action=action)
+    first, second = sorted(parameters(tmp_path).work_folder.glob("relabel-*/written/**/*.json"))[:2]
+    first.write_text("{")
+    second.write_text("{}")
+    with pytest.raises(StateError, match=r"block 0 .*is not written"):
+        do(tmp_path, action="finish")
+    result = do(tmp_path)
+    assert (result.written, result.complete) == (2, True)
+
+
+def test_what_a_user_puts_at_an_announced_place_is_left_alone(
+    tmp_path: Path, looks: Looks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the note of what is to come and the moving."""
+    write_inputs(tmp_path)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(relabelling, "move_folder", killed)
+        with pytest.raises(KeyboardInterrupt):
+            do(tmp_path)
+    output = Path(parameters(tmp_path).output)
+    write_volume(output, labels(), SIZE)
+    before = content(output)
+    with pytest.raises(StateError, match="does not say that this agglomeration made it"):
+        do(tmp_path)
+    assert content(output) == before
+    shutil.rmtree(output)
+    assert do(tmp_path).complete
+
+
+def test_kills_at_both_ends_of_the_moving_leave_the_output_ours(
+    tmp_path: Path, looks: Looks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before the first answer is noted; then, with another one, before that is moved."""
+    write_inputs(tmp_path)
+    do(tmp_path)
+    (parameters(tmp_path).work_folder / "finished.json").unlink()
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(relabelling, "move_folder", killed)
+        with pytest.raises(KeyboardInterrupt):
+            do(tmp_path, min_iou=1.0)
+    result = do(tmp_path, min_iou=1.0)
+    np.testing.assert_array_equal(open_volume(result.segmentation).read(), labels())
+
+
 def test_a_volume_in_the_making_that_was_taken_away_is_written_anew(tmp_path: Path, looks: Looks) -> None:
     """The records of its blocks are there still, and say nothing of the empty one that takes its place."""
     write_inputs(tmp_path)

@@ -22,6 +22,7 @@ from apps.core.files import (
     move_folder,
     put_back,
     replace_folder,
+    try_lock,
     write_atomically,
 )
 
@@ -283,6 +284,17 @@ def test_a_lock_is_for_one_or_for_those_that_share_it(tmp_path: Path) -> None:
         lock(mine, output)
         with pytest.raises(StateError, match="output: another process works on all of it"):
             lock(theirs, output, alone=False)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EBADF])
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    expected = rf"{tmp_path}/\.lock: cannot be locked \({os.strerror(number)}\); give a place"
+    with (tmp_path / ".lock").open("a+b") as stream, pytest.raises(DataError, match=expected):
+        try_lock(stream, shared=True)
 
 
 def test_only_a_whole_folder_without_another_in_its_place_is_put_back(tmp_path: Path) -> None:

@@ -160,10 +160,11 @@ def test_a_result_stands_as_long_as_the_volume_has_its_levels(volume: str, tmp_p
     image(tmp_path)  # made anew
     assert not stage_module.STAGE.stands(whole)
     assert stage_module.STAGE.stands(part), "the last job builds what is missing"
-    make(volume, levels=2)
-    assert not stage_module.STAGE.stands(whole), "other levels"
+    other = make(volume, levels=2).to_dict()
+    assert stage_module.STAGE.stands(whole), "somebody wanted other levels in their place"
     make(volume, replace=True)
-    assert stage_module.STAGE.stands(whole)
+    assert stage_module.STAGE.stands(whole) and stage_module.STAGE.stands(other)
+    assert stage_module.STAGE.stands(make(volume, levels=0, replace=True).to_dict())
 
 
 @pytest.mark.parametrize(("workers", "seed"), [(1, 0), (3, 1)])

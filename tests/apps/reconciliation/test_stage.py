@@ -480,6 +480,20 @@ def test_empty_pieces_and_objects_outside_the_write_box(tmp_path: Path) -> None:
     assert not open_volume(output).read().any()
 
 
+def test_what_cannot_be_read_is_not_told_as_a_want_of_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = small(tmp_path)
+
+    def broken(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error", "piece.zarr")
+
+    monkeypatch.setattr("apps.reconciliation.units.UnitFiles.check_piece", broken)
+    with pytest.raises(
+        DataError, match=r"cannot be made .piece\.zarr: Input/output error.; see to what is read"
+    ) as info:
+        do(parameters)
+    assert "room" not in str(info.value)
+
+
 def test_a_full_disk_is_said_and_leaves_the_rest_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = small(tmp_path)
 

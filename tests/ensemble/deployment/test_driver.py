@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from ensemble.deployment.plan import keep_plan
 from ensemble.deployment.progress import VoxelProgress, duration, voxels
 from ensemble.deployment.records import Records, kept_out
 from ensemble.deployment.tasks import DeploymentTasks
-from ensemble.deployment.window import window_size
+from ensemble.deployment.window import Window, window_size
 from ensemble.jobs import Outcome, Task
 from tests.ensemble.deployment import samples
 from tests.ensemble.deployment.samples import (
@@ -272,6 +273,63 @@ def test_a_job_of_before_that_was_still_on_its_way_is_done_again(deployment: Dep
     jobs.key = DeploymentTasks(plan, deployment).reconcile("compare", 1).key
     drive(deployment, jobs)
     assert Counter(kinds(jobs.log)) == STEPS
+
+
+def test_jobs_that_a_killed_driver_left_end_before_what_needs_the_lock_alone(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    """Killed while shares are relabelled, and a piece removed: nothing is submitted before those have ended."""
+    jobs = FakeJobs(tmp_path / "jobs")
+    drive(deployment, jobs)
+    plan = plan_deployment(deployment, RESOURCES)
+    tasks = DeploymentTasks(plan, deployment)
+    left = [tasks.reconcile("relabel", index) for index in (1, 2)]
+    gate, waiting = threading.Event(), {task.key for task in left}
+    jobs.forget([*waiting, tasks.reconcile("finish").key])
+
+    def hook(task: Task) -> FailureKind | None:
+        if task.key not in waiting:
+            return None
+        assert gate.wait(30)
+        waiting.discard(task.key)
+        return FailureKind.BAD_CONFIGURATION if task == left[1] else None  # however it ends
+
+    jobs.hook = hook
+    jobs.log.clear()
+    earlier = {task.key: jobs.submit(task) for task in left}
+    jobs.pieces.numbers.remove(7)
+    submit = jobs.submit
+
+    def follow(task: Task) -> Future[Outcome]:
+        future = earlier.pop(task.key, None)
+        if future is None:
+            assert not waiting, f"{task.key} was submitted too early"
+            return submit(task)
+        gate.set()
+        return future
+
+    jobs.submit = follow  # type: ignore[method-assign]
+    Driver(plan, tasks, jobs, 1, pieces=jobs.pieces, unfinished=lambda: set(earlier)).run(False)
+    assert kinds(jobs.log)[2:] == ["inference", *["compare"] * 3, "solve", *["relabel"] * 3, "finish"]
+
+
+@pytest.mark.parametrize("call", ["withdraw", "forget"])
+def test_a_lost_service_does_not_hide_why_a_job_failed(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def lost(*_: object) -> None:
+        raise ConnectionError("the service is gone")
+
+    def hook(task: Task) -> FailureKind | None:
+        if kinds([task.key]) != ["solve"]:
+            return None
+        monkeypatch.setattr(Window if call == "withdraw" else jobs, call, lost)
+        return FailureKind.BAD_CONFIGURATION
+
+    jobs = FakeJobs(tmp_path / "jobs", hook=hook)
+    with pytest.raises(EnsembleError, match=r"reconciliation \(job \d+, .*solve.*\): made to fail") as info:
+        drive(deployment, jobs)
+    assert isinstance(info.value.__cause__, ConnectionError)
 
 
 def test_a_volume_in_the_making_that_was_taken_away_is_made_again(deployment: Deployment, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from ensemble.deployment.records import Records
 from ensemble.deployment.run import prove_complete
 from ensemble.deployment.table import cost_table
 from ensemble.display import Display
+from ensemble.jobs import CampaignJobs
 from tests.ensemble.deployment.samples import (
     VOXEL_NM,
     ThreadJobs,
@@ -40,6 +41,37 @@ RESOURCES = Resources(nodes=2, node_memory=8 << 30, subvolumes_per_job=3, reconc
 def deploy(deployment: Deployment, jobs: ThreadJobs, resources: Resources = RESOURCES) -> dict[str, Any]:
     with Display(Console(file=io.StringIO())) as display:
         return run_deployment(deployment, jobs, display, resources)
+
+
+class CampaignThreadJobs(ThreadJobs, CampaignJobs):
+    """Jobs of a campaign."""
+
+    def __init__(self, folder: Path, campaign: str, uid: str) -> None:
+        super().__init__(folder)
+        self.campaign, self.root, self._ids = campaign, Path(f"{campaign}-{uid}"), {}
+
+
+def test_an_output_is_made_by_the_jobs_of_one_campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference_stage, "segment_boxes", segment_by_threshold)
+    deployment = sample_deployment(tmp_path)
+    first = CampaignThreadJobs(tmp_path / "first", "first", "1")
+    deploy(deployment, first)
+    file = tmp_path / "out-deployment" / "campaign.json"
+    for name, uid, message in (
+        ("second", "1", rf"out\.zarr: campaign first makes it, .*give --campaign first; .*remove {file}"),
+        ("first", "2", rf"out\.zarr: an earlier campaign first \(first-1\) makes it, .*gone for good, remove {file}"),
+    ):
+        others = CampaignThreadJobs(tmp_path / f"{name}-{uid}", name, uid)
+        with pytest.raises(StateError, match=message):
+            deploy(deployment, others)
+        assert others.log == []
+    first.log.clear()
+    deploy(deployment, first)
+    assert first.log == []
+    file.unlink()
+    assert deploy(deployment, CampaignThreadJobs(tmp_path / "third", "third", "3"))["reconciliation"]["result"][
+        "complete"
+    ]
 
 
 def chunks_of(deployment: Deployment) -> dict[str, bytes]:

@@ -10,6 +10,8 @@ import pytest
 import zarr
 
 from apps.core.errors import FailureKind, ParameterError, TransientError
+from apps.core.progress import silent
+from apps.core.stage import load_stage
 from apps.core.volumes import Volume, content_hash, open_volume
 from ensemble.jobs import Task
 from ensemble.pipeline.definition import Pipeline
@@ -74,8 +76,22 @@ def test_a_volume_that_is_made_anew_gets_its_levels_again(tmp_path: Path, parts:
     shutil.rmtree(tmp_path / "out" / "tissue")
     again = run(pipeline(parts), tmp_path / "out", jobs)
     assert again.settled
-    assert jobs.take() == ["tissue/run", "levels/run"], "the last job makes all that is missing"
+    shares = [f"levels/phase-0-{n:04d}" for n in range(parts)] if parts > 1 else []
+    assert jobs.take() == ["tissue/run", *shares, "levels/run"], "it is as much work as before"
     assert top_level(again) == before
+    assert run(pipeline(parts), tmp_path / "out", jobs).settled
+    assert jobs.take() == []
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_levels_that_a_user_has_put_in_their_place_stay(tmp_path: Path, parts: int) -> None:
+    jobs = StageJobs()
+    first = run(pipeline(parts), tmp_path / "out", jobs)
+    jobs.take()
+    volume = first.plans["tissue"].values["labels"]
+    stage = load_stage("multiscale")
+    other = {"volume": volume, "kind": "labels", "chunks": [8, 8, 8], "levels": 1, "replace": True}
+    stage.run(stage.parameters.from_json(other), silent)
     assert run(pipeline(parts), tmp_path / "out", jobs).settled
     assert jobs.take() == []
 
