@@ -62,7 +62,10 @@ HAND_SET = ModelParameters(depth=1, features=2, fov=(9, 9, 9), deltas=(2, 2, 2))
 
 @dataclass(frozen=True)
 class Case:
-    """What is segmented: volumes, a checkpoint, its settings, the box; `kills`, each within so many seconds."""
+    """What is segmented: volumes, a checkpoint, its settings, the box; `kills`, each within so many seconds.
+
+    overlap: zyx; None: what a deployment takes by itself.
+    """
 
     image: str
     labels: str
@@ -71,6 +74,7 @@ class Case:
     box: Box
     kills: int
     kill_within_s: float
+    overlap: Triple | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def run(options: argparse.Namespace) -> list[Figure]:
             volumes.append(("phantom", small_case(folder / "small", side=48, kills=20), every, None))
         if options.case != "bytes":
             ways = every if options.case == "all-on-fib25" else once
-            volumes.append(("FIB-25", fib25_case(folder / "fib25", options.mode), ways, GOAL_VI))
+            volumes.append(("FIB-25", fib25_case(folder / "fib25", options.mode, options.wide), ways, GOAL_VI))
         for _, case, ways, _ in volumes:
             for divided in ways:
                 plan_of(folder, case, Way(divided, 1))  # says what does not fit before an hour's work
@@ -154,8 +158,8 @@ def measure(folder: Path, case: Case, ways: dict[int, list[Way]], goal_vi: float
     return figures
 
 
-def fib25_case(folder: Path, mode: str) -> Case:
-    """The published network on the middle of the sample."""
+def fib25_case(folder: Path, mode: str, wide: bool) -> Case:
+    """The published network on the middle of the sample; thirds of the box are as long as the overlap at least."""
     sample = FIB25 / SAMPLE
     if not sample.is_file():
         raise DataError(f"{sample}: is not there; ENSEMBLE_FIB25 names the folder of the FIB-25 sample")
@@ -172,9 +176,10 @@ def fib25_case(folder: Path, mode: str) -> Case:
         labels=str(folder / "labels.zarr"),
         checkpoint=folder / "checkpoint",
         settings={"mode": mode},
-        box=Box.of((37, 64, 64), (96, 120, 120)),  # thirds as long as the overlap, and its half to every face
+        box=Box.of((25, 53, 53), (120, 144, 144)) if wide else Box.of((37, 64, 64), (96, 120, 120)),
         kills=20,
         kill_within_s=60.0,
+        overlap=(40, 48, 48) if wide else None,
     )
 
 
@@ -205,6 +210,7 @@ def plan_of(folder: Path, case: Case, way: Way) -> tuple[DeploymentPlan, Deploym
         image=case.image,
         output=folder / "run" / "out.zarr",
         box=case.box,
+        overlap=case.overlap,
         subvolume=_triple(tuple(extent // way.divided for extent in case.box.shape)),
     )
     resources = Resources(
@@ -326,6 +332,9 @@ def _triple(values: tuple[int, ...]) -> Triple:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", choices=("fast", "faithful"), default="fast", help="of the network (default: fast)")
+    parser.add_argument(
+        "--wide", action="store_true", help="FIB-25: overlap of 40 x 48 x 48 instead of 32, on a larger box"
+    )
     parser.add_argument(
         "--case",
         choices=("both", "bytes", "accuracy", "all-on-fib25"),
