@@ -64,10 +64,10 @@ def test_two_drivers_share_a_search_and_one_finishes_it(balsam_service: RunningS
             assert time.monotonic() < deadline, "not both drivers have submitted trials"
             time.sleep(0.1)
         assert held_seats(journal.parent) == [0, 1]
+        drivers[0].send_signal(signal.SIGKILL)  # at once: the search is not long, and a command takes seconds to start
         alone = [argument for argument in command if argument != "--shared"]
         refused = subprocess.run(alone, capture_output=True, text=True, timeout=60)
         assert (refused.returncode, "--shared" in refused.stderr) == (2, True), refused.stderr
-        drivers[0].send_signal(signal.SIGKILL)
         output, _ = drivers[1].communicate(timeout=180)
     finally:
         for driver in drivers:
