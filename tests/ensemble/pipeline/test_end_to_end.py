@@ -115,6 +115,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     subprocess.run([*ENSEMBLE, "service", "stop", "--home", str(home)], check=False, capture_output=True)
 
 
+def wanted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without jobs that were taken back: the killed driver had planned them for some of a group's sections, as the
+    others were not there yet, and the next driver has had the whole group done."""
+    units = [str(row["tags"]["task"]).rpartition("-")[0] for row in rows]
+    whole = [unit for row, unit in zip(rows, units, strict=True) if row["state"] == "JOB_FINISHED"]
+    return [
+        row
+        for row, unit in zip(rows, units, strict=True)
+        if row["state"] == "JOB_FINISHED" or not any(other.startswith(f"{unit}-") for other in whole)
+    ]
+
+
 def jobs_of(run: Run) -> list[dict[str, Any]]:
     """The campaign's jobs, as the service that still runs has them."""
     from ensemble import service
@@ -176,7 +188,7 @@ def test_quality_is_written_for_every_section_of_every_step(run: Run) -> None:
 
 
 def test_jobs_have_tags_and_parents_and_what_was_done_is_not_done_again(run: Run) -> None:
-    rows = {row["tags"]["task"]: row for row in jobs_of(run)}
+    rows = {row["tags"]["task"]: row for row in wanted(jobs_of(run))}
     assert {row["state"] for row in rows.values()} == {"JOB_FINISHED"}
     assert {row["tags"]["step"] for row in rows.values()} == {
         "montage",
@@ -201,4 +213,4 @@ def test_jobs_have_tags_and_parents_and_what_was_done_is_not_done_again(run: Run
 def test_jobs_that_were_killed_were_started_again_and_say_so(run: Run) -> None:
     rows = jobs_of(run)
     assert sum(bool(row["data"].get("interruptions")) for row in rows) >= len(run.killed)
-    assert all(row["data"]["record"]["result"] for row in rows)
+    assert all(row["data"]["record"]["result"] for row in wanted(rows))
