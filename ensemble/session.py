@@ -160,11 +160,12 @@ def _started(home: Path, keep_service: bool, tell: Tell) -> Iterator[_Started]:
             else:
                 names = ours.names()
                 stopped = ", ".join(name for name in reversed(names) if name != "service" or not keep_service)
-                try:
-                    with tell(f"stopping {stopped}") if stopped else contextlib.nullcontext():
+                with contextlib.ExitStack() as shown:
+                    try:
+                        if stopped:
+                            shown.enter_context(tell(f"stopping {stopped}"))
+                    finally:  # nothing is left running where nobody listens any more
                         ours.stop_all(home, keep_service)
-                finally:  # nothing is left running where nobody listens any more; what is stopped is passed over
-                    ours.stop_all(home, keep_service)
 
 
 class _Started:

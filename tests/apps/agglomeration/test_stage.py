@@ -57,6 +57,18 @@ def do(folder: Path, **fields: Any) -> AgglomerationResult:
     return run(parameters(folder, **fields), silent)
 
 
+def do_until_moved(folder: Path, monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
+    """As `do`, killed when the finished volume is about to get its name."""
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(relabelling, "move_folder", killed)
+        with pytest.raises(KeyboardInterrupt):
+            do(folder, **fields)
+
+
 def content(folder: Path) -> dict[str, str]:
     """Name -> hash of every file under a folder that is not a leftover of a lock."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"]
@@ -246,14 +258,7 @@ def test_what_a_user_puts_at_an_announced_place_is_left_alone(
 ) -> None:
     """Killed between the note of what is to come and the moving."""
     write_inputs(tmp_path)
-
-    def killed(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(relabelling, "move_folder", killed)
-        with pytest.raises(KeyboardInterrupt):
-            do(tmp_path)
+    do_until_moved(tmp_path, monkeypatch)
     output = Path(parameters(tmp_path).output)
     write_volume(output, labels(), SIZE)
     before = content(output)
@@ -271,14 +276,7 @@ def test_kills_at_both_ends_of_the_moving_leave_the_output_ours(
     write_inputs(tmp_path)
     do(tmp_path)
     (parameters(tmp_path).work_folder / "finished.json").unlink()
-
-    def killed(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(relabelling, "move_folder", killed)
-        with pytest.raises(KeyboardInterrupt):
-            do(tmp_path, min_iou=1.0)
+    do_until_moved(tmp_path, monkeypatch, min_iou=1.0)
     result = do(tmp_path, min_iou=1.0)
     np.testing.assert_array_equal(open_volume(result.segmentation).read(), labels())
 
@@ -306,14 +304,7 @@ def test_an_old_answer_is_not_taken_for_a_volume_that_was_taken_away(
     """Killed just before the new one gets its name; then that is removed by hand."""
     write_inputs(tmp_path)
     do(tmp_path)
-
-    def killed(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(relabelling, "move_folder", killed)
-        with pytest.raises(KeyboardInterrupt):
-            do(tmp_path, min_iou=1.0)
+    do_until_moved(tmp_path, monkeypatch, min_iou=1.0)
     (making,) = parameters(tmp_path).work_folder.glob("relabel-*/agglomerated.zarr")
     shutil.rmtree(making)
     result = do(tmp_path, min_iou=1.0)
