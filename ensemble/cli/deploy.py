@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--subvolume", type=Numbers(int), help="What a subvolume writes.  [default: from memory, walltime and workers]"
 )
-@click.option("--overlap", type=Numbers(int), help="Overlap of subvolumes.  [default: what the field of view needs]")
+@click.option("--overlap", type=Numbers(int), help="Overlap of subvolumes.  [default: field of view and two steps]")
 @click.option(
     "--per-job",
     "subvolumes_per_job",

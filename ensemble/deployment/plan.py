@@ -232,7 +232,7 @@ def _new_plan(
     resources: Resources,
 ) -> DeploymentPlan:
     box = deployment.box or volume.box
-    overlap = sizes.plan_overlap(model.fov, deployment.overlap)
+    overlap = deployment.overlap or sizes.plan_overlap(model.fov, model.deltas)
     shape = deployment.subvolume or sizes.plan_shape(box, overlap, deployment.speed, resources)
     if deployment.overlap is None:  # no more than the subvolumes have
         overlap = cast(Triple, tuple(min(o, n) for o, n in zip(overlap, shape, strict=True)))

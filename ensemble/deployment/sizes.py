@@ -1,8 +1,10 @@
 """How large subvolumes are, how far they overlap, and how many of them a job takes.
 
 Source of the overlap: a flood-filling network labels a voxel well where its field of view fits around it (M.
-Januszewski et al., Nature Methods 15, 2018); published runs overlap by the field of view but one voxel (33 x 33 x 17
-and 32 x 32 x 16).
+Januszewski et al., Nature Methods 15, 2018); published runs of large subvolumes overlap by the field of view but one
+voxel (33 x 33 x 17 and 32 x 32 x 16).  Subvolumes that are small against the field of view need more: the network has
+to be able to step past what is written, and to come back to it from there (`benchmarks.subvolume_invariance` measures
+it).
 """
 
 from __future__ import annotations
@@ -38,11 +40,11 @@ def needed_overlap(fov: Triple) -> Triple:
     return z, y, x
 
 
-def plan_overlap(fov: Triple, given: Triple | None) -> Triple:
-    """The overlap that was given, or the one to use."""
-    if given is not None:
-        return given
-    z, y, x = (max(LEAST_OVERLAP, extent) for extent in needed_overlap(fov))
+def plan_overlap(fov: Triple, deltas: Triple) -> Triple:
+    """Overlap zyx to use: the least, and one step of the network (`deltas`) on either side of what is written."""
+    z, y, x = (
+        max(LEAST_OVERLAP, extent + 2 * step) for extent, step in zip(needed_overlap(fov), deltas, strict=True)
+    )
     return z, y, x
 
 

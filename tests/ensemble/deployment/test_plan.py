@@ -68,8 +68,8 @@ def test_a_box_is_divided_evenly() -> None:
 
 def test_overlap_is_what_the_field_of_view_needs() -> None:
     assert sizes.needed_overlap((17, 33, 33)) == (16, 32, 32)  # that of published runs
-    assert sizes.plan_overlap((9, 33, 33), None) == (16, 32, 32)
-    assert sizes.plan_overlap((9, 33, 33), (8, 8, 8)) == (8, 8, 8)
+    assert sizes.plan_overlap((17, 33, 33), (4, 8, 8)) == (24, 48, 48)
+    assert sizes.plan_overlap((5, 9, 9), (1, 2, 4)) == (16, 16, 16)
     grid = SubvolumeGrid(box=Box.of((0, 0, 0), (64, 128, 128)), shape=(64, 64, 64), overlap=(0, 32, 31))
     with pytest.raises(ParameterError, match=r"is 31 along x.*needs 32"):
         sizes.check_overlap(grid, (33, 33, 33))
