@@ -159,8 +159,8 @@ _FAILURE = (
         "m:failure",
         "text",
         "failure",
-        "kind: bad_configuration, diverged, hung, lost_node, walltime, killed, bug; missing where the trial did not "
-        "fail",
+        "kind: bad_configuration, diverged, hung, no_room, lost_node, walltime, killed, bug; missing where the trial "
+        "did not fail",
     ),
     Column("m:failure_message", "text", "what happened", "the message of the failure"),
 )

@@ -31,7 +31,7 @@ from typing import Any
 
 from balsam.api import ApplicationDefinition
 
-from apps.core.errors import FailureKind
+from apps.core.errors import FailureKind, NoRoomError
 from apps.core.exits import exit_words
 from apps.core.stage import FAILURE_FILE, RESULT_FILE
 from apps.core.time_limit import hung_message, parse_time_limit, remove_traces, was_ended
@@ -102,6 +102,9 @@ class StageHooks:
         if trace is not None:
             limit = parse_time_limit(str(self.job.get_parameters().get("time_limit", NO_LIMIT)))
             self._fail(FailureKind.HUNG, hung_message(limit, trace))
+            return
+        if self._last_end("RUN_ERROR").get("returncode") == NoRoomError.exit_code:
+            self._fail(FailureKind.NO_ROOM, f"a disk is full, and has no room for {FAILURE_FILE} in {file.parent}")
             return
         message = f"the process ended{self._how()} without a result and without naming a failure"
         self._run_again("attempts", attempts, FailureKind.KILLED, message)

@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any, Protocol
 
-from apps.core.errors import EnsembleError, FailureKind, UserError
+from apps.core.errors import EnsembleError, FailureKind, NoRoomError, UserError
 from ensemble.jobs import Outcome, Task
 
 
@@ -79,6 +79,8 @@ def to_do_again(jobs: Jobs, tasks: Sequence[Task]) -> list[str]:
 def failure_of(stage: str, outcome: Outcome) -> EnsembleError:
     """The error that tells a user how a task failed."""
     text = f"{stage} (job {outcome.job_id}, {outcome.key}): {outcome.message}"
+    if outcome.failure is FailureKind.NO_ROOM:
+        return NoRoomError(f"{text}; what is finished stays: make room, and run the same command again")
     if outcome.failure is FailureKind.BAD_CONFIGURATION:
         return TaskRejectedError(text)
     return TaskFailedError(f"{text} [{outcome.failure}]")

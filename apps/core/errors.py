@@ -7,6 +7,10 @@ command, a stage's main) turns an error into a message and an exit code; everyth
 from __future__ import annotations
 
 import enum
+import errno
+
+# What a full disk, a quota, or a limit on a file's size is told by.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class FailureKind(enum.StrEnum):
@@ -15,6 +19,7 @@ class FailureKind(enum.StrEnum):
     BAD_CONFIGURATION: the parameters or the data they name cannot work; repeating it gives the same answer.
     DIVERGED: training ran and its loss became NaN or grew without bound; an observation, never retried.
     HUNG: it ran beyond the time limit that it was given and was ended; it would again, so it is never retried.
+    NO_ROOM: the disk, or the quota on it, was full; repeating it at once gives the same answer, for others as well.
     LOST_NODE, WALLTIME, KILLED: the machine ended the process; a retry from the checkpoint can succeed.
     BUG: an error of ours; never retried silently.
     """
@@ -22,6 +27,7 @@ class FailureKind(enum.StrEnum):
     BAD_CONFIGURATION = "bad_configuration"
     DIVERGED = "diverged"
     HUNG = "hung"
+    NO_ROOM = "no_room"
     LOST_NODE = "lost_node"
     WALLTIME = "walltime"
     KILLED = "killed"
@@ -59,6 +65,13 @@ class StateError(UserError):
     """The request does not fit the state of a service, site, campaign or model (not there, already there, in use)."""
 
 
+class NoRoomError(UserError):
+    """A disk, or the quota on it, is full."""
+
+    kind = FailureKind.NO_ROOM
+    exit_code = 74  # EX_IOERR; all that is told where no failure.json can be written either
+
+
 class DivergedError(EnsembleError):
     """Training diverged: NaN or an exploding loss."""
 
@@ -81,3 +94,13 @@ class TransientError(EnsembleError):
 
 
 EXIT_CODE_OF_INTERRUPT = 130
+
+
+def kind_of(error: BaseException) -> FailureKind:
+    """What kind of failure an error is: what is no error of ours is a bug, but a full disk is one in any clothes."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+            return FailureKind.NO_ROOM
+        cause = cause.__cause__
+    return error.kind if isinstance(error, EnsembleError) else FailureKind.BUG

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import fcntl
 import os
 import shutil
@@ -14,10 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from apps.core.errors import DataError, StateError
+from apps.core.errors import NO_ROOM, DataError, StateError
 
-# What a full disk, a quota, or a limit on a file's size is told by.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # is_locked() holds a lock for an instant: whoever wants it then tries so often, so many seconds apart.
 _TRIES, _PAUSE_S = 4, 0.02
 

@@ -28,7 +28,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
-from apps.core.errors import EXIT_CODE_OF_INTERRUPT, DataError, EnsembleError, FailureKind, ParameterError
+from apps.core.errors import (
+    EXIT_CODE_OF_INTERRUPT,
+    DataError,
+    EnsembleError,
+    FailureKind,
+    NoRoomError,
+    ParameterError,
+    kind_of,
+)
 from apps.core.parameters import Parameters, Result, write_json
 from apps.core.parts import Phase
 from apps.core.progress import Reporter, silent, stage_reporter
@@ -219,8 +227,8 @@ def _record_failure(folder: Path, launch: Launch, error: Exception) -> None:
 
 def _write_failure(folder: Path, launch: Launch, error: Exception) -> None:
     """Write `failure.json`; of several ranks the first that fails, the others often fail because of it."""
-    kind = error.kind if isinstance(error, EnsembleError) else FailureKind.BUG
-    failure, content = folder / FAILURE_FILE, {"kind": kind.value, "message": f"{error}" or type(error).__name__}
+    failure = folder / FAILURE_FILE
+    content = {"kind": kind_of(error).value, "message": f"{error}" or type(error).__name__}
     if launch.size == 1:
         write_json(failure, content)
         return
@@ -284,6 +292,8 @@ def _explain(name: str, error: BaseException, launch: Launch, debug: bool) -> in
         traceback.print_exception(error)
     where = f" (rank {launch.rank} of {launch.size})" if launch.size > 1 else ""
     print(f"{name}{where}: {error}", file=sys.stderr)
+    if kind_of(error) is FailureKind.NO_ROOM:
+        return NoRoomError.exit_code
     return error.exit_code if isinstance(error, EnsembleError) else 1
 
 
@@ -296,5 +306,5 @@ def _epilog(stage: Stage[Any, Any]) -> str:
         + "\n".join(lines)
         + f"\n\nexample parameters.json:\n{example}\n\n"
         "exit codes: 0 result.json is written; 2 wrong parameters or data; 3 the training diverged; "
-        "124 the time limit was over; 1 an error of the program"
+        "74 a disk is full; 124 the time limit was over; 1 an error of the program"
     )

@@ -7,12 +7,13 @@ follows the last whole one is cut off, and that seed is flooded again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -35,14 +36,14 @@ class FloodLog:
         self.path = path
         header = json.dumps({"format": _FORMAT, "identity": identity}).encode() + b"\n"
         try:
-            self._stream: BinaryIO = path.open("a+b")
+            # Without a buffer: what has no room on the disk would be left in it.
+            self._stream = path.open("a+b", buffering=0)
             lock(self._stream, path)
             self._stream.seek(0)
-            self._records, whole = _read(self._stream.read(), header)
-            self._stream.truncate(whole)
-            if not whole:
-                self._stream.write(header)
-            self._stream.flush()
+            self._records, self._end = _read(self._stream.readall(), header)
+            self._stream.truncate(self._end)
+            if not self._end:
+                self._write(header)
         except OSError as error:
             raise DataError(f"{path}: cannot be written ({error.strerror or error}); give a writable place") from error
 
@@ -54,10 +55,21 @@ class FloodLog:
         """Write one record.  It outlives the process at once."""
         payload = _encode(outcome)
         try:
-            self._stream.write(_HEAD.pack(len(payload), zlib.crc32(payload)) + payload)
-            self._stream.flush()
+            self._write(_HEAD.pack(len(payload), zlib.crc32(payload)) + payload)
         except OSError as error:
             raise DataError(f"{self.path}: cannot be written ({error.strerror or error}); free some space") from error
+
+    def _write(self, data: bytes) -> None:
+        """Write all of it; where that cannot be, nothing: a record that is cut short would hide those after it."""
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[self._stream.write(left) :]  # a disk with little room takes a part, and then none
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._stream.truncate(self._end)
+            raise
+        self._end += len(data)
 
     def close(self) -> None:
         self._stream.close()

@@ -89,7 +89,7 @@ def run_pipeline(
     written = watcher.written or write_results(pipeline, campaign, look)
     held = {name: plan.held for name, plan in look.plans.items() if plan.held}
     failed = [outcome.failure for step in look.plans for outcome in look.failed(step)]
-    users_fault = all(failure is FailureKind.BAD_CONFIGURATION for failure in failed)
+    users_fault = all(failure in (FailureKind.BAD_CONFIGURATION, FailureKind.NO_ROOM) for failure in failed)
     return RunReport(look, written, tuple(failures_of(look, jobs.workdir)), held, users_fault)
 
 
@@ -120,6 +120,8 @@ def _failure(step: str, outcome: Outcome, folder: Path) -> str:
     kind = outcome.failure
     if kind is FailureKind.BAD_CONFIGURATION:
         advice = "mend that, and run the same command again"
+    elif kind is FailureKind.NO_ROOM:
+        advice = "make room, and run the same command again: what is finished stays"
     elif kind is not None and kind.transient:
         advice = "run the same command again: it goes on with what is missing"
     else:

@@ -89,7 +89,13 @@ def test_success_without_a_result_is_a_failure(hooks: StageHooks) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "state"),
-    [("bad_configuration", "FAILED"), ("diverged", "FAILED"), ("hung", "FAILED"), ("lost_node", "RESTART_READY")],
+    [
+        ("bad_configuration", "FAILED"),
+        ("diverged", "FAILED"),
+        ("hung", "FAILED"),
+        ("no_room", "FAILED"),
+        ("lost_node", "RESTART_READY"),
+    ],
 )
 def test_named_failures_are_recorded_and_only_transient_ones_run_again(
     hooks: StageHooks, kind: str, state: str
@@ -132,6 +138,16 @@ def test_how_a_killed_process_ended_is_said_and_where_its_log_is(
     hooks.handle_error()
     message = hooks.job.data["failure"]["message"]
     assert words in message and f"tried {MAX_ATTEMPTS} times, see job.out in {tmp_path}" in message
+
+
+def test_a_disk_too_full_for_the_failure_itself_is_told_by_the_exit_code(
+    hooks: StageHooks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("balsam.api.EventLog.objects", FakeEvents([{"returncode": 74}]), raising=False)
+    hooks.handle_error()
+    assert hooks.job.state == "FAILED"
+    message = f"a disk is full, and has no room for failure.json in {tmp_path}"
+    assert hooks.job.data["failure"] == {"kind": "no_room", "message": message}
 
 
 @pytest.mark.parametrize(

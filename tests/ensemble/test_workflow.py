@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from apps.core.errors import FailureKind
+from apps.core.errors import FailureKind, NoRoomError
 from ensemble.jobs import Outcome, Task
 from ensemble.workflow import TaskFailedError, TaskRejectedError, run_tasks, to_do_again
 from tests.ensemble.search.simulated import SimulatedJobs
@@ -29,7 +29,12 @@ def test_records_of_all_tasks_come_back_by_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "error"), [(FailureKind.BAD_CONFIGURATION, TaskRejectedError), (FailureKind.KILLED, TaskFailedError)]
+    ("kind", "error"),
+    [
+        (FailureKind.BAD_CONFIGURATION, TaskRejectedError),
+        (FailureKind.KILLED, TaskFailedError),
+        (FailureKind.NO_ROOM, NoRoomError),
+    ],
 )
 def test_failure_is_told_and_what_waits_for_it_is_taken_back(kind: FailureKind, error: type[Exception]) -> None:
     def fail_b(task: Task) -> Outcome:

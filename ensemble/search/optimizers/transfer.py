@@ -13,7 +13,8 @@ from ensemble.search.space import plain_configuration
 if TYPE_CHECKING:
     import pandas as pd
 
-NOT_THEIR_FAULT = frozenset(kind.value for kind in FailureKind if kind.transient or kind is FailureKind.BUG)
+_UNLUCKY = (FailureKind.BUG, FailureKind.NO_ROOM)
+NOT_THEIR_FAULT = frozenset(kind.value for kind in FailureKind if kind.transient or kind in _UNLUCKY)
 
 
 def observations_from_table(path: str | Path, names: Sequence[str], objectives: int = 1) -> list[Observation]:

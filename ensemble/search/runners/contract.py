@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apps.core.errors import EnsembleError, FailureKind
+from apps.core.errors import kind_of
 from ensemble.campaigns import CampaignData
 from ensemble.jobs import Outcome
 from ensemble.search.definition import Configuration, JobSize, Search, TrialRequest
@@ -103,5 +103,4 @@ def refused(key: str, error: Exception) -> Outcome:
     A configuration that its own stage refuses is an observation; an error in the search file's function is a bug, of
     this trial alone.
     """
-    kind = error.kind if isinstance(error, EnsembleError) else FailureKind.BUG
-    return Outcome(key, 0, None, kind, f"{type(error).__name__}: {error}")
+    return Outcome(key, 0, None, kind_of(error), f"{type(error).__name__}: {error}")

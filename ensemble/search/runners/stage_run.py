@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from apps.core.errors import DataError, FailureKind
+from apps.core.errors import DataError, FailureKind, NoRoomError, kind_of
 from apps.core.exits import exit_words
 from apps.core.parameters import json_hash, write_json
 from apps.core.ranks import LAUNCHERS, PMI_SOCKET, STEP
@@ -106,7 +106,8 @@ def _watch(run: StageRun) -> Generator[float, None, Ending]:
             return ending
         process = _start(run, folder)
     except (OSError, DataError) as error:
-        return _failed(FailureKind.LOST_NODE, f"{run.stage} could not be started: {error}")
+        kind = kind_of(error) if kind_of(error) is FailureKind.NO_ROOM else FailureKind.LOST_NODE
+        return _failed(kind, f"{run.stage} could not be started: {error}")
     began = looked = time.monotonic()
     try:
         while process.poll() is None:
@@ -172,6 +173,8 @@ def _without_a_word(run: StageRun, folder: Path, code: int) -> Ending:
         return _failed(FailureKind.HUNG, hung_message(run.time_limit_s, trace))
     if code == 0:
         return _failed(FailureKind.BUG, f"{run.stage} ended with exit code 0 but wrote no {RESULT_FILE}")
+    if code == NoRoomError.exit_code:
+        return _failed(FailureKind.NO_ROOM, f"a disk is full, and has no room for {FAILURE_FILE} in {folder}")
     how = exit_words(code)
     message = f"the process ended with {how}, without a result and without naming a failure; see {folder / OUTPUT_FILE}"
     return _failed(FailureKind.KILLED, message)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from apps.core.errors import EnsembleError, FailureKind
+from apps.core.errors import FailureKind, kind_of
 from ensemble.jobs import Outcome
 from ensemble.search.definition import Configuration
 from ensemble.search.keys import trial_key
@@ -92,8 +92,7 @@ class ThreadRunner(Runner):
             record = {"result": result, "cost": {"start": start, "end": time.time(), "host": platform.node()}}
             outcome = Outcome(self._task(assignment), 0, record)
         except Exception as error:
-            kind = error.kind if isinstance(error, EnsembleError) else FailureKind.BUG
-            outcome = Outcome(self._task(assignment), 0, None, kind, f"{type(error).__name__}: {error}")
+            outcome = Outcome(self._task(assignment), 0, None, kind_of(error), f"{type(error).__name__}: {error}")
         return self._report(assignment, outcome)
 
     def _report(self, assignment: Assignment, outcome: Outcome) -> bool:

@@ -17,6 +17,7 @@ from apps.core.parts import Part
 from apps.core.progress import silent
 from apps.core.subvolumes import SubvolumeGrid, piece_path
 from apps.core.volumes import open_volume, write_volume
+from tests.full_disk import little_room, refused_for_want_of_room
 
 SIZE = (40.0, 10.0, 10.0)
 GRID = SubvolumeGrid(box=Box.of((0, 0, 0), (16, 32, 32)), shape=(16, 16, 16), overlap=(0, 8, 8))
@@ -145,3 +146,20 @@ def test_a_missing_piece_is_named_before_any_work(tmp_path: Path) -> None:
 def test_folders_have_to_differ(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="three different folders"):
         parameters(tmp_path, second=str(tmp_path / "forward"))
+
+
+def test_a_full_disk_is_said_and_with_room_the_bytes_are_the_same(tmp_path: Path) -> None:
+    make_pieces(tmp_path)
+    write_volume(piece_path(tmp_path / "forward", 0), np.zeros((16, 20, 20), np.uint32), SIZE)  # needs little room
+    do(tmp_path)
+    room = max(path.stat().st_size for path in (tmp_path / "consensus").rglob("*000000000*/**/*") if path.is_file())
+    room = max(room, piece_path(tmp_path / "consensus", 0).with_suffix(".parquet").stat().st_size)
+    said = r"000000001\.(zarr|parquet): cannot be written \(File too large\)"
+    with refused_for_want_of_room(said), little_room(room):
+        do(tmp_path, output="full")
+    pieces = [piece_path(tmp_path / "full", number) for number in range(4)]
+    assert [record_path(piece).is_file() for piece in pieces] == [True, False, False, False]
+    assert do(tmp_path, output="full").made == 3
+    for path in (tmp_path / "consensus").rglob("*"):
+        if path.is_file():
+            assert (tmp_path / "full" / path.relative_to(tmp_path / "consensus")).read_bytes() == path.read_bytes()

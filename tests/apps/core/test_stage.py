@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -13,7 +14,15 @@ import pytest
 from msgspec import Meta
 
 from apps.core import stage as stage_module
-from apps.core.errors import DataError, DivergedError, FailureKind, ParameterError, TransientError
+from apps.core.errors import (
+    DataError,
+    DivergedError,
+    FailureKind,
+    NoRoomError,
+    ParameterError,
+    TransientError,
+    kind_of,
+)
 from apps.core.parameters import Parameters, Result
 from apps.core.progress import Reporter, read_progress
 from apps.core.ranks import Launch
@@ -110,6 +119,23 @@ def test_failures(
     assert shown.out == ""
     assert f"count: {error}" in shown.err
     assert ("Traceback" in shown.err) == (kind == "bug")
+
+
+def full(_: CountParameters, report: Reporter) -> CountResult:
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    except OSError as error:
+        raise DataError("volume.zarr: cannot be written (No space left on device); free some space") from error
+
+
+def test_a_full_disk_is_told_from_parameters_that_cannot_work(parameters: Path, tmp_path: Path) -> None:
+    assert main(parameters, full) == NoRoomError.exit_code == 74
+    failure = json.loads((tmp_path / "failure.json").read_text())
+    assert failure["kind"] == "no_room"
+    assert failure["message"].startswith("volume.zarr: cannot be written (No space left on device)")
+    assert kind_of(OSError(errno.EDQUOT, "Disk quota exceeded")) is FailureKind.NO_ROOM
+    assert kind_of(OSError(errno.EIO, "Input/output error")) is FailureKind.BUG
+    assert kind_of(DataError("x")) is FailureKind.BAD_CONFIGURATION
 
 
 def test_debug_shows_the_traceback(parameters: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from apps.multiscale.stage import run as add_levels
 from apps.precomputed import stage
 from apps.precomputed.stage import PrecomputedParameters, PrecomputedResult, run
 from tests.apps.morphology.support import SIZE, files, labels, write_labels
+from tests.full_disk import little_room, refused_for_want_of_room
 
 
 def make(volume: str, output: Path, kind: str = "labels", **more: Any) -> PrecomputedResult:
@@ -145,3 +146,25 @@ def test_a_level_that_is_not_in_place_is_refused(volume: str, tmp_path: Path) ->
     with pytest.raises(DataError, match="level 1 has voxels of"):
         make(str(copy), tmp_path / "out")
     assert open_volume(str(copy)).voxel_size_nm == SIZE
+
+
+def test_a_full_disk_is_said_and_with_room_the_bytes_are_the_same(tmp_path: Path) -> None:
+    data = np.random.default_rng(1).integers(0, 256, (8, 32, 32)).astype(np.uint8)
+    data[:, :16, :16] = 0
+    write_volume(tmp_path / "image.zarr", data, (40.0, 4.0, 4.0), chunks=(8, 16, 16))
+    given: dict[str, Any] = {
+        "volume": str(tmp_path / "image.zarr"),
+        "kind": "image",
+        "chunks": [8, 16, 16],
+        "encoding": "jpeg",
+    }
+    make(output=tmp_path / "whole", **given)
+    expected, output = files(tmp_path / "whole"), tmp_path / "full"
+    with refused_for_want_of_room(r"info: cannot be written \(File too large\)"), little_room(300):
+        make(output=output, **given)
+    with refused_for_want_of_room(r"full: cannot be written \(File too large\)"), little_room(1000):
+        make(output=output, **given)
+    assert not output.exists()
+    assert [path.stat().st_size for path in tmp_path.rglob(".full*/**/16-32*")] == [1000], "half a file"
+    assert make(output=output, **given).complete
+    assert files(output) == expected

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apps.core.errors import ParameterError, StateError
+from apps.core.errors import DataError, ParameterError, StateError
 from apps.core.progress import silent
 from apps.core.volumes import write_volume
 from apps.evaluation.skeletons import load_skeletons
 from apps.skeletons.stage import SkeletonsParameters, SkeletonsResult, run
 from tests.apps.morphology.support import FIBRE, SIZE, SPECK, files, labels, write_labels
+from tests.full_disk import little_room, refused_for_want_of_room
 
 pytest.importorskip("kimimaro", reason="the extra `skeletons` is not installed")
 
@@ -118,3 +119,29 @@ def test_wrong_parameters_are_refused(segmentation: str, tmp_path: Path) -> None
         make(segmentation, tmp_path / "skeletons", shape=[1, 8, 8])
     with pytest.raises(ParameterError, match="a part goes with forge or collect"):
         make(segmentation, tmp_path / "skeletons", action="finish", part={"index": 0, "of": 2})
+
+
+def test_objects_that_are_named_are_there_however_small_or_are_told(segmentation: str, tmp_path: Path) -> None:
+    assert make(segmentation, tmp_path / "one", objects=[FIBRE], min_voxels=1_000_000).objects == 1
+    with pytest.raises(DataError, match=r"objects 77: .* has no such objects among its 3; give ids"):
+        make(segmentation, tmp_path / "none", objects=[FIBRE, 77])
+
+
+def test_a_full_disk_is_said_and_with_room_the_bytes_are_the_same(
+    segmentation: str, whole: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "skeletons"
+
+    def finished() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.fragments")}
+
+    with refused_for_want_of_room(r"000000004\.fragments: cannot be written \(File too large\)"), little_room(1200):
+        make(segmentation, output)
+    before = finished()
+    assert len(before) == 4
+    with refused_for_want_of_room(r"objects\.parquet: cannot be written"), little_room(3000):
+        make(segmentation, output)
+    assert not output.exists()
+    assert {path: finished()[path] for path in before} == before, "what is finished is not made again"
+    assert make(segmentation, output).complete
+    assert files(output) == files(whole)

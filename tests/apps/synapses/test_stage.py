@@ -19,6 +19,7 @@ from apps.synapses.model import load_model
 from apps.synapses.stage import STAGE, SynapseParameters, SynapseResult, run
 from apps.synapses.table import read_synapses
 from tests.apps.synapses.samples import VOXEL, save, tissue
+from tests.full_disk import little_room, refused_for_want_of_room
 
 NETWORK = {"channels": 6, "poolings": 1}
 TRAINING = {"patch": [16, 16, 16], "batch_size": 2, "steps": 50, "learning_rate": 0.02, "warmup_steps": 5}
@@ -259,3 +260,18 @@ def test_another_image_in_the_same_folder_is_refused(folder: Path, whole: Path, 
     write_volume(tmp_path / "image.zarr", tissue().image[:16], VOXEL)
     with pytest.raises(StateError, match="give another output folder"):
         find(folder, whole, image=str(tmp_path / "image.zarr"), action="detect")
+
+
+def test_a_full_disk_is_said_and_with_room_the_bytes_are_the_same(folder: Path, whole: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with refused_for_want_of_room(r"clefts\.zarr: cannot be written \(File too large\)"), little_room(300):
+        find(folder, output)
+    with refused_for_want_of_room(r"000000000\.npz: cannot be written \(File too large\)"), little_room(1500):
+        find(folder, output)
+    with refused_for_want_of_room(r"synapses\.parquet: cannot be written \(File too large\)"), little_room(3000):
+        find(folder, output)
+    tiles = {path: path.stat().st_mtime_ns for path in (output / "work" / "tiles").rglob("*.npz")}
+    assert tiles and not (output / TABLE).exists()
+    assert find(folder, output).complete
+    assert {path: path.stat().st_mtime_ns for path in tiles} == tiles, "what is finished is not made again"
+    assert contents(output) == contents(whole)

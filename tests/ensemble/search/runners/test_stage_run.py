@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -88,6 +89,22 @@ def test_a_folder_that_cannot_be_written_is_the_machines_fault(tmp_path: Path) -
     ending = run_stage(run_of(tmp_path))
     assert ending["failure"] == FailureKind.LOST_NODE
     assert str(tmp_path / "run") in ending["message"]
+
+
+def test_a_full_disk_is_told_where_the_run_cannot_begin_or_cannot_say_why_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending = stage_run._without_a_word(run_of(tmp_path), tmp_path, 74)
+    assert (ending["failure"], ending["message"]) == (
+        "no_room",
+        f"a disk is full, and has no room for failure.json in {tmp_path}",
+    )
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    assert run_stage(run_of(tmp_path))["failure"] == FailureKind.NO_ROOM
 
 
 def test_a_stage_takes_itself_for_one_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
