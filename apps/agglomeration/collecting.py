@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from msgspec import Meta
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from apps.agglomeration.inputs import Inputs
@@ -23,7 +24,10 @@ from apps.core.errors import DataError, StateError
 from apps.core.files import file_in_the_making
 from apps.core.parameters import Parameters, json_hash
 from apps.core.progress import Reporter
+from apps.reconciliation.box_records import written_by
+from apps.reconciliation.evidence import work_of
 from apps.reconciliation.pair_lists import read_pairs
+from apps.reconciliation.settings import MANIFEST
 
 RECORD, MAPPING = "merge.json", "mapping.npz"
 EDGES_TABLE, MERGES_TABLE, OBJECTS_TABLE = "edges.parquet", "merges.parquet", "objects.parquet"
@@ -34,6 +38,9 @@ class MergeRecord(Parameters, frozen=True, kw_only=True):
 
     identity: Annotated[str, Meta(description="hash of all that the decision and the new volume depend on")]
     segmentation: Annotated[str, Meta(description="the segmentation that was agglomerated")]
+    solution: Annotated[
+        str | None, Meta(description="identity of the reconciliation's solution that it was written by; null: of none")
+    ] = None
     points: Annotated[int, Meta(description="decision points")]
     scored: Annotated[int, Meta(description="those that were flooded from both sides")]
     merges: Annotated[int, Meta(description="those whose two objects became one on their evidence")]
@@ -85,7 +92,11 @@ def collect(inputs: Inputs, report: Reporter) -> MergeRecord:
     identity = json_hash([scorer.plan, contents, astuple(parameters.rule), forbidden.tolist(), cut.tolist()])
     known = read_record(parameters.work_folder)
     written = tables.edges, tables.merges, tables.objects, parameters.work_folder / MAPPING
+    solution = _solution_of(parameters.segmentation)
     if known is not None and known.identity == identity and all(path.is_file() for path in written):
+        if known.solution != solution:  # which gave the same voxels
+            known = replace(known, solution=solution)
+            known.save(parameters.work_folder / RECORD)
         return known
     (parameters.work_folder / RECORD).unlink(missing_ok=True)
     record = _decide(inputs, scorer, tables, identity, forbidden, cut, report)
@@ -148,6 +159,7 @@ def _decide(
     return MergeRecord(
         identity=identity,
         segmentation=str(Path(parameters.segmentation).absolute()),
+        solution=_solution_of(parameters.segmentation),
         points=len(edges.a),
         scored=int(np.count_nonzero(edges.scored)),
         merges=int(np.count_nonzero(taken)),
@@ -157,6 +169,11 @@ def _decide(
         objects=len(objects),
         largest=largest,
     )
+
+
+def _solution_of(segmentation: str) -> str | None:
+    work = work_of(Path(segmentation))
+    return None if work is None else written_by(work / MANIFEST)
 
 
 def edges_of(table: Any) -> Edges:

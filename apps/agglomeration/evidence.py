@@ -18,6 +18,7 @@ from apps.agglomeration.relabelling import published
 from apps.agglomeration.tables import read_table
 from apps.core.errors import DataError, StateError
 from apps.core.supervoxels import split_ids
+from apps.reconciliation.evidence import check_written, objects_of, read_links, supervoxels_of, work_of
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,9 @@ def explain(
 
     The folders of evidence are by default NAME-agglomeration, and of the segmentation before that NAME-reconciliation
     (NAME-deployment/reconciliation where `ensemble deploy` made it).
-    Raises StateError where there is no such folder with a decision or solution, or where the decision there is not that
-    which the segmentation was written by; DataError where no object has that id.
+    Raises StateError where there is no such folder with a decision or solution, or where the decision or solution there
+    is not that which the segmentation, or the one that was agglomerated, was written by; DataError where no object has
+    that id.
     """
     target = Path(segmentation)
     folder = agglomeration or target.with_name(f"{target.stem}-agglomeration")
@@ -85,7 +87,7 @@ def explain(
         raise StateError(f"{folder}: is no folder of an agglomeration that was decided; expected NAME-agglomeration")
     _check_written(folder, record, target)
     before = target if record is None else _segmentation_before(target, Path(record.segmentation))
-    links = _links_of(before, reconciliation, required=record is None)
+    links = _links_of(before, reconciliation, record)
     start = asked if links is None else _object_of(links, asked)
     if record is None:
         object_id, voxels, members, points = start, None, [start], []
@@ -124,15 +126,20 @@ def _segmentation_before(target: Path, recorded: Path) -> Path:
     return beside if beside.exists() and not recorded.exists() else recorded
 
 
-def _links_of(segmentation: Path, given: Path | None, required: bool) -> Path | None:
-    """The folder of a segmentation's reconciliation; None where there is none and it is not required."""
-    own = segmentation.with_name(f"{segmentation.stem}-reconciliation")
-    deployed = segmentation.with_name(f"{segmentation.stem}-deployment") / "reconciliation"
-    folder = given or next((place for place in (own, deployed) if (place / "solution").is_dir()), own)
-    if (folder / "solution").is_dir():
+def _links_of(segmentation: Path, given: Path | None, record: MergeRecord | None) -> Path | None:
+    """The folder of a segmentation's reconciliation; None where there is none and agglomeration's record is enough."""
+    folder = given or work_of(segmentation)
+    if folder is not None and (folder / "solution").is_dir():
+        solution = check_written(folder, segmentation)
+        if record is not None and record.solution not in (None, solution):
+            raise StateError(
+                f"{segmentation}: was reconciled anew after it was agglomerated, and the links in {folder} are of what "
+                "it is now; run the agglomeration again, then ask again"
+            )
         return folder
-    if given is None and not required:
+    if given is None and record is not None:
         return None
+    folder = folder or segmentation.with_name(f"{segmentation.stem}-reconciliation")
     raise StateError(
         f"{segmentation}: has no evidence of its objects ({folder} is no folder of a reconciliation); give a "
         "segmentation that `ensemble deploy`, or the stages reconciliation and agglomeration, wrote"
@@ -141,8 +148,6 @@ def _links_of(segmentation: Path, given: Path | None, required: bool) -> Path | 
 
 def _object_of(links: Path, asked: int) -> int:
     """The object of reconciliation that an id, of it or of one of its supervoxels, belongs to."""
-    from apps.reconciliation.evidence import objects_of
-
     found = int(objects_of(links, [asked])[0])
     if not found:
         raise DataError(f"object {asked}: {links} has no such object, and no supervoxel of that id")
@@ -175,8 +180,6 @@ def _points(folder: Path, members: list[int]) -> list[dict[str, Any]]:
 
 def _trace(links: Path, members: list[int]) -> list[BaseObject]:
     """The supervoxels and links of objects of a reconciliation."""
-    from apps.reconciliation.evidence import objects_of, read_links, supervoxels_of
-
     every = np.concatenate([supervoxels_of(links, member) for member in members])
     owners = dict(zip(every.tolist(), objects_of(links, every.tolist()).tolist(), strict=True))
     parts: dict[int, list[Supervoxel]] = defaultdict(list)

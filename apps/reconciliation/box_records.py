@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from apps.core.parameters import Parameters
 
+SOLUTION = b"solution"  # in the manifest's metadata: identity of the solution that the volume was written by
+
 
 class BoxRecord(Parameters, frozen=True, kw_only=True):
     """A write box whose voxels are there."""
@@ -24,7 +26,17 @@ class BoxRecord(Parameters, frozen=True, kw_only=True):
     sha256: Annotated[str, Meta(description="of the voxels, uint64 in C order, little-endian")]
     voxels: Annotated[int, Meta(description="of the box")]
     filled: Annotated[int, Meta(description="of those, the ones that are of an object")]
+    by_neighbours: Annotated[int, Meta(description="of those, the ones that a neighbour filled, and not its own")]
     objects: Annotated[int, Meta(description="objects in the box")]
+
+
+def written_by(manifest: Path) -> str | None:
+    """Identity of the solution that the volume of a manifest is of; None where there is no manifest that says so."""
+    try:
+        metadata = pq.read_schema(manifest).metadata or {}
+    except (OSError, pa.ArrowException):
+        return None
+    return metadata[SOLUTION].decode() if SOLUTION in metadata else None
 
 
 @dataclass(frozen=True)

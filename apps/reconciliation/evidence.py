@@ -1,6 +1,7 @@
 """Why supervoxels are one object: the links of a solution, looked up by object or by supervoxel.
 
-All functions take the work folder of a reconciliation, and raise StateError where it holds no solution.
+All functions but `work_of` take the work folder of a reconciliation, and raise StateError where it holds no solution.
+What they tell is the solution's; whether the volume is of it, `check_written` knows.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from apps.core.errors import DataError
+from apps.core.errors import DataError, StateError
+from apps.reconciliation.box_records import written_by
+from apps.reconciliation.settings import IN_THE_MAKING, MANIFEST
 from apps.reconciliation.solution import OBJECT, Solution
 
 if TYPE_CHECKING:
@@ -23,6 +26,36 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 22
 
 Ids = NDArray[np.uint64]
+
+
+def work_of(segmentation: Path) -> Path | None:
+    """The work folder of the reconciliation that wrote NAME.zarr; None where there is none.
+
+    NAME-reconciliation, or NAME-deployment/reconciliation where `ensemble deploy` wrote it.
+    """
+    own = segmentation.with_name(f"{segmentation.stem}-reconciliation")
+    deployed = segmentation.with_name(f"{segmentation.stem}-deployment") / "reconciliation"
+    return next((place for place in (own, deployed) if (place / "solution").is_dir()), None)
+
+
+def check_written(work: str | Path, segmentation: Path) -> str:
+    """Identity of the solution, by which the segmentation is written.
+
+    Raises StateError where that is written by another one, as when nothing was relabelled since `solve`.
+    """
+    folder, now = Path(work), _open(work).record.identity
+    written = written_by(folder / MANIFEST)
+    if written is None:
+        state = f"is not of the solution in {folder}, by which nothing is written yet"
+    elif written != now:
+        state = f"was written before the solution that is in {folder} now, whose links tell of a volume not there yet"
+    elif (folder / IN_THE_MAKING).exists():  # a kill may have come after the manifest and before the volume's name
+        state = f"may be of another solution than that in {folder}, where a volume that was begun has not its name yet"
+    else:
+        return now
+    raise StateError(
+        f"{segmentation}: {state}; run the reconciliation (or `ensemble deploy`) to its end, then ask again"
+    )
 
 
 def supervoxels_of(work: str | Path, object_id: int) -> Ids:

@@ -21,16 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.core.boxes import Box, Triple
-from apps.core.errors import DataError, ParameterError, StateError
-from apps.core.files import NO_ROOM, make_folder
+from apps.core.errors import NO_ROOM, DataError, ParameterError, StateError
+from apps.core.files import make_folder
 from apps.core.parameters import json_hash
 from apps.core.volumes import Array, Volume, VoxelSize, create_shared_volume, open_volume, open_volume_to_write
 from apps.reconciliation.box_records import BoxRecord, EarlierRecords
+from apps.reconciliation.filling import Filling
 from apps.reconciliation.settings import IN_THE_MAKING
 from apps.reconciliation.solution import Solution
 from apps.reconciliation.units import UnitFiles
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Making:
         output: the name that the volume gets when it is whole.
         chunks: of the volume, zyx.
         manifest: where the records of the boxes of the volume are that has the output's name now.
+        fill: whether voxels that a subvolume leaves empty are its neighbours' (see filling.py).
     """
 
     units: UnitFiles
@@ -50,6 +52,7 @@ class Making:
     output: Path
     chunks: Triple
     manifest: Path
+    fill: bool
 
     @property
     def path(self) -> Path:
@@ -83,9 +86,8 @@ class Making:
 
     def identity(self, number: int) -> str:
         """What the voxels of a box depend on."""
-        local, objects = self.solution.mapping(number)
-        mapping = hashlib.sha256(local.tobytes() + objects.tobytes()).hexdigest()
-        return json_hash([_FORMAT, self.corners(number), self.units.content(number), mapping])
+        theirs = self._filling.identity(number) if self.fill else None
+        return json_hash([_FORMAT, self.corners(number), self._filling.given(number), theirs])
 
     def is_finished(self) -> bool:
         """Whether the output is there, and of just these boxes."""
@@ -167,8 +169,13 @@ class Making:
         units.check_piece(number)  # it was not replaced while it was read
         local, objects = self.solution.mapping(number)
         voxels = relabel(labels, local, objects)
+        by_neighbours = self._filling.fill(number, voxels, relabel) if self.fill else 0
         self.volume.write(self.box(number), voxels)
-        return _describe(number, self.identity(number), voxels)
+        return _describe(number, self.identity(number), voxels, by_neighbours)
+
+    @cached_property
+    def _filling(self) -> Filling:
+        return Filling(self.units, self.solution)
 
     def _take_over(self, number: int) -> BoxRecord | None:
         """Give the volume the chunks that the output has of a box, where they are what is wanted; else None."""
@@ -207,7 +214,7 @@ def sha256(voxels: Array) -> str:
     return hashlib.sha256(np.ascontiguousarray(voxels, "<u8").data).hexdigest()
 
 
-def _describe(number: int, identity: str, voxels: NDArray[np.uint64]) -> BoxRecord:
+def _describe(number: int, identity: str, voxels: NDArray[np.uint64], by_neighbours: int) -> BoxRecord:
     objects = fastremap.unique(voxels)
     return BoxRecord(
         subvolume=number,
@@ -215,6 +222,7 @@ def _describe(number: int, identity: str, voxels: NDArray[np.uint64]) -> BoxReco
         sha256=sha256(voxels),
         voxels=voxels.size,
         filled=int(np.count_nonzero(voxels)),
+        by_neighbours=by_neighbours,
         objects=int(np.count_nonzero(objects)),
     )
 

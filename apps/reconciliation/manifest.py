@@ -1,4 +1,7 @@
-"""The manifest: every write box of a finished segmentation with the hash of its voxels, so that nothing is missing."""
+"""The manifest: every write box of a finished segmentation with the hash of its voxels, so that nothing is missing.
+
+Its metadata say which solution the segmentation is of: the one in the work folder may be newer by now.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from apps.core.errors import DataError, StateError
 from apps.core.files import file_in_the_making, move_folder
 from apps.core.progress import Reporter
 from apps.core.volumes import open_volume
-from apps.reconciliation.box_records import BoxRecord
+from apps.reconciliation.box_records import SOLUTION, BoxRecord, written_by
 from apps.reconciliation.making import Making, sha256
 
 _SCHEMA = pa.schema(
@@ -23,6 +26,7 @@ _SCHEMA = pa.schema(
         ("sha256", pa.string()),
         ("voxels", pa.int64()),
         ("filled", pa.int64()),
+        ("by_neighbours", pa.int64()),
         ("objects", pa.int64()),
         ("identity", pa.string()),
     ]
@@ -34,7 +38,8 @@ def finish(making: Making, report: Reporter) -> None:
     """Give the volume its name, once every box of it is there; otherwise raise StateError that names a missing one."""
     count = len(making.units)
     making.volume  # noqa: B018 (a clear error where it is not there)
-    with file_in_the_making(making.manifest) as partial, pq.ParquetWriter(partial, _SCHEMA) as writer:
+    schema = _schema(making)
+    with file_in_the_making(making.manifest) as partial, pq.ParquetWriter(partial, schema) as writer:
         rows: list[dict[str, Any]] = []
         for number in range(count):
             record = making.record(number)
@@ -42,12 +47,25 @@ def finish(making: Making, report: Reporter) -> None:
                 raise StateError(f"subvolume {number}: its box is not written yet; run the action relabel first")
             rows.append(_row(making.corners(number), record))
             if len(rows) == _ROWS or number + 1 == count:
-                writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
+                writer.write_table(pa.Table.from_pylist(rows, schema))
                 rows = []
             report(number, count, "counting boxes")
     # In this order: as long as the volume has not got its name, it is in the making, and this is done again.
     move_folder(making.path, making.output)
     making.clear()
+
+
+def restate(making: Making) -> None:
+    """Say in the manifest of a volume whose boxes are as the solution wants them that it is of that solution.
+
+    Another solution can give the same volume: then its links are the evidence, and nothing is written anew.
+    """
+    if written_by(making.manifest) == making.solution.record.identity:
+        return
+    schema, known = _schema(making), pq.ParquetFile(making.manifest)
+    with file_in_the_making(making.manifest) as partial, pq.ParquetWriter(partial, schema) as writer:
+        for group in range(known.num_row_groups):
+            writer.write_table(known.read_row_group(group).replace_schema_metadata(schema.metadata))
 
 
 def verify(output: Path, manifest: Path, report: Reporter) -> int:
@@ -87,6 +105,10 @@ def verify(output: Path, manifest: Path, report: Reporter) -> int:
     if voxels != volume.box.size:
         raise DataError(f"{manifest}: its boxes have {voxels} voxels; expected those of {output}, {volume.box.size}")
     return count
+
+
+def _schema(making: Making) -> pa.Schema:
+    return _SCHEMA.with_metadata({SOLUTION: making.solution.record.identity.encode()})
 
 
 def _row(corners: tuple[Triple, Triple], record: BoxRecord) -> dict[str, Any]:

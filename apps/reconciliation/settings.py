@@ -56,6 +56,13 @@ class ReconciliationParameters(LinkRule, frozen=True, kw_only=True):
             "write to one. By default the divisors of the shape that are nearest to 64"
         ),
     ] = None
+    fill: Annotated[
+        bool,
+        Meta(
+            description="voxels that a subvolume leaves empty are of the object that a neighbour sees there (of "
+            "several neighbours the first), as it may have come from another side; nothing is joined by that"
+        ),
+    ] = True
     forbidden: Annotated[
         str | None,
         Meta(

@@ -280,7 +280,7 @@ def _write_objects(nodes: NodeTable, folder: Path, window: int) -> int:
             for start in range(0, len(rows), 1 << 20):
                 part = rows[start : start + (1 << 20)]
                 ids = nodes.supervoxels(part + first)
-                writer.write({"object": ids, "supervoxels": supervoxels[part], "voxels": voxels[part]})
+                writer.write({"object": ids, "supervoxels": supervoxels[part], "own_voxels": voxels[part]})
             count += len(rows)
     return count
 

@@ -16,6 +16,8 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from apps.core.errors import DataError, ParameterError, StateError
 from apps.core.files import folder_in_the_making, try_lock
 from apps.core.parameters import json_hash
@@ -23,9 +25,10 @@ from apps.core.parts import Phase, share
 from apps.core.progress import Reporter
 from apps.core.stage import Stage
 from apps.core.volumes import VoxelSize
+from apps.reconciliation.box_records import written_by
 from apps.reconciliation.linking import LinkRule
 from apps.reconciliation.making import Making
-from apps.reconciliation.manifest import finish, verify
+from apps.reconciliation.manifest import finish, restate, verify
 from apps.reconciliation.pair_lists import read_pairs
 from apps.reconciliation.pieces import Pieces
 from apps.reconciliation.settings import (
@@ -144,7 +147,9 @@ def _relabel(parameters: ReconciliationParameters, rules: Rules, report: Reporte
 def _finish(parameters: ReconciliationParameters, rules: Rules, report: Reporter) -> None:
     """Collect: prove that nothing is missing, and give the segmentation its name."""
     making = _making(parameters, rules)
-    if not making.is_finished():
+    if making.is_finished():
+        restate(making)
+    else:
         finish(making, report)
 
 
@@ -158,6 +163,7 @@ def _making(parameters: ReconciliationParameters, rules: Rules) -> Making:
         output=Path(parameters.output),
         chunks=choose_chunks(parameters.grid, parameters.chunks),
         manifest=parameters.work_folder / MANIFEST,
+        fill=parameters.fill,
     )
 
 
@@ -212,6 +218,8 @@ def _result(parameters: ReconciliationParameters, units: int) -> ReconciliationR
     known = ReconciliationResult(segmentation=parameters.output, complete=complete, work=str(work), units=units)
     if solution is None or parameters.action == "compare":
         return known
+    if parameters.action == "verify" and written_by(manifest) != solution.record.identity:
+        return replace(known, manifest=str(manifest))  # what is solved now tells of a volume that is not there yet
     summary = solution.record.summary
     box = None
     if summary.worst_face is not None:

@@ -6,6 +6,7 @@ place is worked out once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -20,11 +21,13 @@ class _Place(NamedTuple):
 
     Attributes:
         near: places whose read intervals overlap its own, itself too, ascending.
+        reaching: of these, the ones whose read intervals overlap its write interval.
         write: write interval.
         digest: hash of all its intervals, those that it has in common with others too.
     """
 
     near: tuple[int, ...]
+    reaching: tuple[int, ...]
     write: Interval
     digest: str
 
@@ -39,9 +42,12 @@ class Surroundings:
     def neighbours(self, number: int) -> list[int]:
         """The numbers that `SubvolumeGrid.neighbours` gives: higher ones whose read boxes overlap, ascending."""
         z, y, x = self._places(number)
-        _, rows, columns = self._counts
-        every = ((a * rows + b) * columns + c for a in z.near for b in y.near for c in x.near)
-        return [other for other in every if other > number]
+        return [other for other in self._numbers(z.near, y.near, x.near) if other > number]
+
+    def reaching(self, number: int) -> list[int]:
+        """The numbers of the other subvolumes whose read boxes overlap its write box, ascending."""
+        z, y, x = self._places(number)
+        return [other for other in self._numbers(z.reaching, y.reaching, x.reaching) if other != number]
 
     def write_box(self, number: int) -> tuple[Interval, Interval, Interval]:
         """(first voxel, end) of the write box along z, y and x, in the grid's coordinates."""
@@ -56,6 +62,10 @@ class Surroundings:
     @cached_property
     def _counts(self) -> Triple:
         return self.grid.counts
+
+    def _numbers(self, z: tuple[int, ...], y: tuple[int, ...], x: tuple[int, ...]) -> Iterator[int]:
+        _, rows, columns = self._counts
+        return ((a * rows + b) * columns + c for a in z for b in y for c in x)
 
     def _places(self, number: int) -> tuple[_Place, _Place, _Place]:
         _, rows, columns = self._counts
@@ -84,7 +94,8 @@ class Surroundings:
         write = boxes.write_box.offset[axis], boxes.write_box.end[axis]
         # A neighbour's number follows from its place and from how many there are along each axis.
         said = [self._counts, axis, write, sorted(common.items())]
-        return _Place(tuple(sorted(common)), write, json_hash(said))
+        reaching = (other for other, (begin, end) in common.items() if begin < write[1] and write[0] < end)
+        return _Place(tuple(sorted(common)), tuple(sorted(reaching)), write, json_hash(said))
 
     def _on_axis(self, axis: int, place: int) -> Subvolume:
         _, rows, columns = self._counts

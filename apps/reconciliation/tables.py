@@ -50,7 +50,7 @@ _SEAMS = pa.schema(
         ("agreement", pa.float64()),
     ]
 )
-OBJECTS_SCHEMA = pa.schema([("object", pa.uint64()), ("supervoxels", pa.int64()), ("voxels", pa.int64())])
+OBJECTS_SCHEMA = pa.schema([("object", pa.uint64()), ("supervoxels", pa.int64()), ("own_voxels", pa.int64())])
 
 _WAITING = 2
 

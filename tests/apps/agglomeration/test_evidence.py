@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,32 +26,29 @@ from apps.reconciliation.stage import run as reconcile
 from ensemble.cli.main import ensemble
 from tests.apps.agglomeration.samples import LEFT, MODEL, RIGHT, SIZE, labels, parameters, write_inputs
 
+GRID = SubvolumeGrid(box=Box.of((0, 0, 0), (32, 32, 96)), shape=(32, 32, 48), overlap=(0, 0, 16))
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The volume of samples.py in two subvolumes, x 0 to 48 and 48 to 96, reconciled and agglomerated."""
     where = tmp_path_factory.mktemp("evidence")
     write_inputs(where)
-    grid = SubvolumeGrid(box=Box.of((0, 0, 0), (32, 32, 96)), shape=(32, 32, 48), overlap=(0, 0, 16))
     whole = labels()
-    for number, subvolume in enumerate(grid):
+    for number, subvolume in enumerate(GRID):
         local = np.unique(whole[subvolume.read_box.slices()], return_inverse=True)[1].astype(np.uint32)
         write_volume(piece_path(where / "pieces", number), local, SIZE)
-    reconcile(
-        ReconciliationParameters(
-            grid=grid,
-            pieces=str(where / "pieces"),
-            output=str(where / "base.zarr"),
-            min_overlap_voxels=50,
-            chunks=(32, 32, 16),
-        ),
-        silent,
-    )
+    reconcile(reconciling(where), silent)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "inference_network", lambda *_: None)
         patch.setattr(scoring, "make_canvas", lambda _, settings, *__: canvas(settings))
         run(parameters(where, segmentation=str(where / "base.zarr"), output=str(where / "final.zarr")), silent)
     return where
+
+
+def reconciling(where: Path, **fields: Any) -> ReconciliationParameters:
+    values: dict[str, Any] = {"pieces": str(where / "pieces"), "output": str(where / "base.zarr")}
+    return ReconciliationParameters(grid=GRID, chunks=(32, 32, 16), **{**values, "min_overlap_voxels": 50, **fields})
 
 
 def canvas(settings: object) -> HostCanvas:
@@ -162,6 +161,69 @@ def test_a_decision_that_is_not_written_is_told_and_not_taken_for_the_volume(
     (tmp_path / "final-agglomeration" / "merge.json").unlink()
     with pytest.raises(StateError, match=r"a merge that was begun in .*final-agglomeration has not ended"):
         explain(out, known["right"])
+
+
+def test_a_solution_that_is_not_written_is_told_and_not_taken_for_the_volume(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, out = ids(folder), tmp_path / "base.zarr"
+    for name in ("base.zarr", "base-reconciliation"):
+        shutil.copytree(folder / name, tmp_path / name)
+    (tmp_path / "cut.csv").write_text(f"a,b\n{known['right']},{known['right again']}\n")
+    given = reconciling(folder, output=str(out))
+    apart = replace(given, cut=str(tmp_path / "cut.csv"))
+    work = Path(given.work_folder)
+
+    def asked() -> list[list[int]]:
+        found = explain(out, known["right"])
+        return [[item.id for item in base.supervoxels] for base in found.base]
+
+    whole = [[known["right"], known["right again"]]]
+    assert asked() == whole
+    reconcile(replace(apart, action="solve"), silent)
+    stale = r"base\.zarr: was written before the solution that is in .*base-reconciliation now, .*; run the reconc"
+    with pytest.raises(StateError, match=stale):
+        ensemble.main(["explain", str(known["right"]), "--segmentation", str(out)], standalone_mode=False)
+    with pytest.raises(StateError, match=stale):
+        explain(folder / "final.zarr", known["right"], reconciliation=work)
+    told = reconcile(replace(apart, action="verify"), silent)
+    assert (told.complete, told.objects, told.links) == (True, None, None), "not those of what is solved now"
+    reconcile(replace(given, action="solve"), silent)
+    with pytest.raises(StateError, match="where a volume that was begun has not its name yet"):
+        asked()
+    reconcile(apart, silent)
+    assert asked() == [[known["right"]]]
+    assert reconcile(replace(apart, action="verify"), silent).objects is not None
+    with pytest.raises(StateError, match=r"base\.zarr: was reconciled anew after it was agglomerated"):
+        explain(folder / "final.zarr", known["right"], reconciliation=work)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("apps.reconciliation.manifest.move_folder", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            reconcile(given, silent)
+    with pytest.raises(StateError, match="where a volume that was begun has not its name yet"):
+        asked()
+    reconcile(given, silent)
+    assert asked() == whole
+
+    manifest = (work / "manifest.parquet").read_bytes()
+    written = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    other = replace(given, min_overlap_voxels=51)  # another solution, and the same objects
+    reconcile(replace(other, action="solve"), silent)
+    with pytest.raises(StateError, match=stale):
+        asked()
+    reconcile(replace(other, action="finish"), silent)
+    assert asked() == whole
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == written
+    reconcile(given, silent)
+    assert (work / "manifest.parquet").read_bytes() == manifest
+    (work / "manifest.parquet").unlink()
+    with pytest.raises(StateError, match=r"base\.zarr: is not of the solution .*, by which nothing is written yet"):
+        asked()
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("name", ["nothing.zarr", "."])

@@ -69,7 +69,7 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     assert table.to_dict("list") == {
         "object": [1, 2, 3, sv(1, 2)],
         "supervoxels": [2, 3, 1, 1],
-        "voxels": [20, 30, 10, 10],
+        "own_voxels": [20, 30, 10, 10],
     }
     seams = pd.read_parquet(tmp_path / "solution" / "seams.parquet")
     assert seams["agreement"].tolist() == pytest.approx([70 / 78, 25 / 30])

@@ -124,7 +124,7 @@ def test_nothing_is_done_again(tmp_path: Path) -> None:
 
 
 def test_a_segmentation_of_one_subvolume_that_changes_replaces_its_own_links(tmp_path: Path) -> None:
-    parameters = small(tmp_path)
+    parameters = small(tmp_path, fill=False)  # each of the four would fill all others
     do(parameters)
     before = open_volume(parameters.output).read()
     labels = open_volume(str(piece(parameters, 3))).read()

@@ -25,6 +25,8 @@ def test_neighbours_and_boxes_are_those_of_the_grid(box: Triple, shape: Triple, 
         assert known.neighbours(number) == [other for other, _ in grid.neighbours(number)]
         starts, ends = zip(*known.write_box(number), strict=True)
         assert Box.between(starts, ends) == subvolume.write_box
+        reaching = [n for n, other in enumerate(grid) if other.read_box.intersection(subvolume.write_box).size]
+        assert known.reaching(number) == [other for other in reaching if other != number]
 
 
 def test_another_digest_where_a_box_differs_and_nowhere_else() -> None:
