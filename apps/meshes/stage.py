@@ -33,9 +33,9 @@ Export = Literal["ply", "obj"]
 class MeshesParameters(ObjectsParameters, frozen=True, kw_only=True):
     """Which objects get surfaces, and how fine."""
 
-    min_voxels: Annotated[int, Meta(ge=0, description="objects with fewer voxels in the whole volume get no mesh")] = (
-        100
-    )
+    min_voxels: Annotated[
+        int, Meta(ge=0, description="objects with fewer voxels in the whole volume get no mesh, unless they are named")
+    ] = 100
     max_error_nm: Annotated[
         float, Meta(gt=0, description="no vertex is moved further than this when a surface is simplified")
     ] = 40.0
@@ -62,13 +62,14 @@ class MeshesResult(Result, frozen=True, kw_only=True):
 def run(parameters: MeshesParameters, report: Reporter) -> MeshesResult:
     """Make the meshes, or a share of them; what an earlier or another run has made is left as it is.
 
-    Raises DataError where the segmentation is missing, is no OME-Zarr of integers, or has negative ids, or the output
-    cannot be written; StateError where the output is something else, or another process works on it.
+    Raises DataError where the segmentation is missing, is no OME-Zarr of integers, has negative ids, or has not the
+    objects that are named, or the output cannot be written; StateError where the output is something else, or another
+    process works on it.
     """
     segmentation = parameters.open_segmentation()
     place = Workplace(Path(parameters.output), "meshes", parameters.identity(segmentation))
     craft = Craft(
-        units=len(segmentation.grid),
+        segmentation=segmentation,
         min_voxels=parameters.min_voxels,
         forge=partial(_forge, parameters, segmentation),
         assemble=partial(_assemble, parameters, segmentation),

@@ -25,6 +25,7 @@ from apps.core.errors import StateError
 from apps.core.parameters import write_json
 from apps.core.parts import Part, share
 from apps.core.progress import Reporter
+from apps.morphology.cutting import Segmentation, unknown_objects
 from apps.morphology.fragments import Fragment, FragmentFile, read_extent, write_fragments
 from apps.morphology.place import Workplace
 
@@ -40,19 +41,28 @@ class Craft:
     """What a stage makes.
 
     Attributes:
-        units: how many there are.
-        min_voxels: objects with fewer in the whole volume are left out.
+        segmentation: of which, in how many units, and of which objects.
+        min_voxels: objects with fewer in the whole volume are left out, where none are named.
         forge: the fragments of a unit.
         assemble: (folder, id, fragments' bytes in the order of the units) writes an object's files into the folder
             and measures it; None where nothing is left of it.
         complete: (folder, records of all buckets) writes what concerns all objects.
     """
 
-    units: int
+    segmentation: Segmentation
     min_voxels: int
     forge: Callable[[int], list[Fragment]]
     assemble: Callable[[Path, int, list[bytes]], Measures | None]
     complete: Callable[[Path, list[Path]], None]
+
+    @property
+    def units(self) -> int:
+        return len(self.segmentation.grid)
+
+    @property
+    def least_voxels(self) -> int:
+        """An object that is named is wanted, however small."""
+        return self.min_voxels if self.segmentation.objects is None else 0
 
     @property
     def buckets(self) -> int:
@@ -63,7 +73,7 @@ def assemble_all(place: Workplace, craft: Craft, action: Action, part: Part | No
     """Do an action's share of the work; returns whether the output is complete.
 
     Raises StateError where another process works on the output, or a unit or bucket that an action builds on is
-    missing; DataError where a file is damaged or cannot be written.
+    missing; DataError where a file is damaged or cannot be written, or an object that is named is not there.
     """
     alone = action in ("all", "finish")
     if place.is_complete(alone):
@@ -71,6 +81,8 @@ def assemble_all(place: Workplace, craft: Craft, action: Action, part: Part | No
     with place.hold(alone):
         if place.made() is not None:  # another job has finished it meanwhile
             return True
+        if action == "all" and not _unit(place, craft.units - 1).is_file():
+            craft.segmentation.check_named(report)
         if action in ("all", "forge"):
             _forge(place, craft, part, report)
         if action in ("all", "collect"):
@@ -108,6 +120,7 @@ def _collect(place: Workplace, craft: Craft, part: Part | None, report: Reporter
     for unit in range(craft.units):
         if not _unit(place, unit).is_file():
             raise StateError(f"{place.output}: unit {unit} of {craft.units} is missing; run the action forge first")
+    _check_named(place, craft)
     mine = share(craft.buckets, part)
     for done, bucket in enumerate(mine):
         report(done, len(mine), "collect")
@@ -116,6 +129,16 @@ def _collect(place: Workplace, craft: Craft, part: Part | None, report: Reporter
             _record(place, bucket).parent.mkdir(exist_ok=True)
             write_json(_record(place, bucket), {"objects": made})
     report(len(mine), len(mine), "collect")
+
+
+def _check_named(place: Workplace, craft: Craft) -> None:
+    """Raise DataError where an object that is named is in no unit: jobs that forge a part each cannot know that."""
+    left = set(craft.segmentation.objects or ())
+    for unit in range(craft.units if left else 0):
+        file = FragmentFile(_unit(place, unit))
+        left.difference_update(file.ids[file.voxels > 0].tolist())
+    if left:
+        raise unknown_objects(str(craft.segmentation.volume.name), left)
 
 
 def _assembled(place: Workplace, craft: Craft, bucket: int) -> Iterator[dict[str, Any]]:
@@ -130,7 +153,7 @@ def _assembled(place: Workplace, craft: Craft, bucket: int) -> Iterator[dict[str
             voxels[identifier] = voxels.get(identifier, 0) + int(file.voxels[row])
     place.result.mkdir(exist_ok=True)
     for identifier in sorted(parts):
-        if voxels[identifier] < craft.min_voxels:
+        if voxels[identifier] < craft.least_voxels:
             continue
         found = (read_extent(_unit(place, unit), extent) for unit, extent in parts[identifier])
         measures = craft.assemble(place.result, identifier, [data for data in found if data])

@@ -6,6 +6,7 @@ neighbours share a plane, in which surfaces meet exactly and centre lines end in
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from apps.core.boxes import Box, Triple
 from apps.core.errors import DataError
+from apps.core.progress import Reporter
 from apps.core.subvolumes import SubvolumeGrid
 from apps.core.volumes import Volume, VoxelSize, open_volume
 
@@ -38,6 +40,13 @@ class Cut:
     voxels: NDArray[np.int64]
     box: Box
     own: Box
+
+
+def unknown_objects(segmentation: str, ids: Collection[int], count: int | None = None) -> DataError:
+    """The error that names objects which were asked for and are not there; `count`: how many are, where it is known."""
+    some = ", ".join(map(str, sorted(ids)[:10])) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
+    among = "" if count is None else f" among its {count:,}"
+    return DataError(f"objects {some}: {segmentation} has no such objects{among}; give ids of objects that it has")
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,25 @@ class Segmentation:
     @cached_property
     def _wanted(self) -> NDArray[np.uint64] | None:
         return None if self.objects is None else np.array(sorted({0, *self.objects}), np.uint64)
+
+    def check_named(self, report: Reporter) -> None:
+        """Look for the objects that are named, until all are seen; of all objects nothing has to be known.
+
+        Raises DataError that names those which are not there.
+        """
+        left = set(self.objects or ())
+        seen: NDArray[np.uint64] = np.empty(0, np.uint64)
+        units = len(self.grid) if left else 0
+        for unit in range(units):
+            report(unit, units, "looking for the objects")
+            found = fastremap.unique(self.volume.read(self.grid.subvolume(unit).write_box))
+            found = found[found > 0].astype(np.uint64)
+            left.difference_update(found.tolist())
+            if not left:
+                return
+            seen = np.union1d(seen, found)
+        if left:
+            raise unknown_objects(str(self.volume.name), left, len(seen))
 
     def read_box(self, unit: int) -> Box:
         """A unit's write box, and a plane past each of its ends where the volume goes on."""

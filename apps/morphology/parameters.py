@@ -22,7 +22,8 @@ class ObjectsParameters(Parameters, frozen=True, kw_only=True):
     segmentation: Annotated[str, Meta(min_length=1, description="OME-Zarr volume of object ids, complete")]
     output: Annotated[str, Meta(min_length=1, description="folder to make, neuroglancer precomputed")]
     objects: Annotated[
-        tuple[Annotated[int, Meta(ge=1)], ...] | None, Meta(description="ids of the objects; all by default")
+        tuple[Annotated[int, Meta(ge=1)], ...] | None,
+        Meta(description="ids of the objects, of any size; all by default"),
     ] = None
     shape: Annotated[Triple, Meta(description="voxels that are worked on at a time, zyx")] = (448, 448, 448)
     action: Annotated[

@@ -36,7 +36,8 @@ class SkeletonsParameters(ObjectsParameters, frozen=True, kw_only=True):
     """Which objects get skeletons, and how detailed."""
 
     min_voxels: Annotated[
-        int, Meta(ge=0, description="objects with fewer voxels in the whole volume get no skeleton")
+        int,
+        Meta(ge=0, description="objects with fewer voxels in the whole volume get no skeleton, unless they are named"),
     ] = 1000
     scale: Annotated[
         float,
@@ -77,14 +78,14 @@ def run(parameters: SkeletonsParameters, report: Reporter) -> SkeletonsResult:
     """Make the skeletons, or a share of them; what an earlier or another run has made is left as it is.
 
     Raises StateError where kimimaro is not installed, the output is something else, or another process works on it;
-    DataError where the segmentation is missing, is no OME-Zarr of integers, or has negative ids, or the output cannot
-    be written.
+    DataError where the segmentation is missing, is no OME-Zarr of integers, has negative ids, or has not the objects
+    that are named, or the output cannot be written.
     """
     _check_installed()
     segmentation = parameters.open_segmentation()
     place = Workplace(Path(parameters.output), "skeletons", parameters.identity(segmentation))
     craft = Craft(
-        units=len(segmentation.grid),
+        segmentation=segmentation,
         min_voxels=parameters.min_voxels,
         forge=partial(_forge, parameters, segmentation),
         assemble=partial(_assemble, parameters, segmentation),

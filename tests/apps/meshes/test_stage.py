@@ -133,7 +133,7 @@ def test_killed_at_any_unit_it_goes_on(
 def test_chosen_objects_exported(segmentation: str, tmp_path: Path) -> None:
     import zmesh
 
-    result = make(segmentation, tmp_path / "meshes", objects=[FIBRE, 77], export="ply", simplification=0)
+    result = make(segmentation, tmp_path / "meshes", objects=[FIBRE], export="ply", simplification=0)
     assert result.objects == 1
     (file,) = (tmp_path / "meshes" / "ply").iterdir()
     mesh = zmesh.Mesh.from_ply(file.read_bytes())
@@ -193,6 +193,20 @@ def test_one_that_completes_is_alone(segmentation: str, tmp_path: Path) -> None:
             make(segmentation, place.output, action="finish")
     with place.hold(alone=True), pytest.raises(StateError, match="another process works on all of it"):
         make(segmentation, place.output, action="forge")
+
+
+def test_objects_that_are_named_are_there_however_small_or_are_told(segmentation: str, tmp_path: Path) -> None:
+    output = tmp_path / "meshes"
+    result = make(segmentation, output, objects=[FIBRE, SPECK], min_voxels=10_000)
+    assert (result.complete, result.objects) == (True, 2)
+    said = rf"objects 77, 99: {segmentation} has no such objects among its 3; give ids of objects that it has"
+    with pytest.raises(DataError, match=said):
+        make(segmentation, tmp_path / "none", objects=[99, SPECK, 77])
+    assert not list(tmp_path.rglob("*.fragments")), "told before any work"
+    make(segmentation, tmp_path / "none", objects=[99, SPECK], action="forge")
+    with pytest.raises(DataError, match=rf"objects 99: {segmentation} has no such objects; give"):
+        make(segmentation, tmp_path / "none", objects=[99, SPECK], action="collect", part={"index": 1, "of": 2})
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_full_disk_leaves_what_is_finished(
