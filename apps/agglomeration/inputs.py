@@ -71,10 +71,15 @@ class Inputs:
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """The network.  Raises DataError where it is missing or damaged, or its field of view fits no window."""
+        """The network.
+
+        Raises DataError where it is missing or damaged, its field of view fits no window, or the image has other voxels
+        than it was trained at.
+        """
         chosen = self.parameters
         checkpoint = chosen.load_checkpoint()
         chosen.normalisation(checkpoint)  # which has to be known
+        chosen.check_voxel_size(checkpoint, self.image.voxel_size_nm or self.voxel_size)
         window: Triple = tuple(  # type: ignore[assignment]
             min(2 * r + 1, n) for r, n in zip(chosen.radius, self.segmentation.shape, strict=True)
         )

@@ -23,6 +23,7 @@ from apps.core.boxes import Triple
 from apps.core.errors import DataError, ParameterError
 from apps.core.files import folder_in_the_making, put_back
 from apps.core.parameters import Parameters
+from apps.core.volumes import VoxelSize
 from apps.ffn.model import ModelParameters, Weights, check_weights
 
 MODEL_FILE, WEIGHTS_FILE, STATE_FILE = "model.json", "weights.npz", "state.npz"
@@ -38,6 +39,10 @@ class CheckpointInfo(Parameters, frozen=True, kw_only=True):
     image_std: Annotated[float, Meta(gt=0, description="the image is divided by it, after the mean is subtracted")]
     step: Annotated[int, Meta(ge=0, description="training steps (optimiser updates) done")]
     provenance: Annotated[dict[str, Any], Meta(description="how it came to be: code version, data, seed, init")]
+    voxel_size_nm: Annotated[
+        VoxelSize | None,
+        Meta(description="zyx, of all images it was trained on; null: not known, or they differ"),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Checkpoint:
         model: with the field of view and deltas to use.
         weights: google/ffn's names without `seed_update/` -> float32 array.
         image_mean, image_std: the normalisation it was trained with; None in google/ffn's, which do not hold it.
+        voxel_size_nm: of the images it was trained on, zyx in nanometres; None where that is not known (google/ffn's).
     """
 
     model: ModelParameters
@@ -55,6 +61,19 @@ class Checkpoint:
     image_mean: float | None
     image_std: float | None
     step: int
+    voxel_size_nm: VoxelSize | None = None
+
+    @classmethod
+    def of(cls, info: CheckpointInfo, model: ModelParameters, weights: Weights) -> Checkpoint:
+        """What `model.json` says, with the weights; `model`: its own, or with another field of view."""
+        return cls(
+            model=model,
+            weights=weights,
+            image_mean=info.image_mean,
+            image_std=info.image_std,
+            step=info.step,
+            voxel_size_nm=info.voxel_size_nm,
+        )
 
     def normalisation(self, mean: float | None, std: float | None) -> tuple[float, float]:
         """(mean, standard deviation), what is given before what the checkpoint holds.
@@ -128,10 +147,7 @@ def load_checkpoint(path: str, fov: Triple | None = None, deltas: Triple | None 
     if folder.is_dir():
         info = read_info(folder)
         model = _with_geometry(info.model, fov, deltas)
-        weights = read_weights(folder, model)
-        return Checkpoint(
-            model=model, weights=weights, image_mean=info.image_mean, image_std=info.image_std, step=info.step
-        )
+        return Checkpoint.of(info, model, read_weights(folder, model))
     if Path(f"{path}.index").is_file():
         from apps.ffn.google_checkpoint import read_google_checkpoint
 
@@ -151,6 +167,11 @@ def geometry_of(path: str) -> tuple[Triple, Triple]:
 
         return PUBLISHED_FOV, PUBLISHED_DELTAS
     raise _no_checkpoint(path)
+
+
+def voxel_size_of(path: str) -> VoxelSize | None:
+    """Voxel size (zyx, nm) that `load_checkpoint(path)` gives, without reading weights."""
+    return read_info(Path(path)).voxel_size_nm if Path(path).is_dir() else None
 
 
 def _no_checkpoint(path: str) -> DataError:

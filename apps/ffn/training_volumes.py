@@ -12,6 +12,7 @@ from msgspec import Meta
 from apps.core.errors import DataError, ParameterError
 from apps.core.parameters import Parameters
 from apps.core.volumes import Volume, VoxelSize, open_volume
+from apps.ffn.applicability import common_voxel_size
 from apps.ffn.coordinates import TrainingCoordinates, read_coordinates
 
 _POSITIVE = Annotated[float, Meta(gt=0)]
@@ -74,6 +75,11 @@ def open_training_volumes(volumes: Sequence[TrainingVolume]) -> list[OpenTrainin
     # One TFRecord can hold the coordinates of all volumes: it is read once.
     files = {path: read_coordinates(path) for path in sorted({volume.coordinates for volume in volumes})}
     return [_open(volume, files[volume.coordinates].of(volume.name)) for volume in volumes]
+
+
+def voxel_size_of_volumes(volumes: Sequence[OpenTrainingVolume]) -> VoxelSize | None:
+    """Voxel size (zyx, nm) that a network learns from these volumes; None where one does not say, or they differ."""
+    return common_voxel_size(volume.voxel_size_nm for volume in volumes)
 
 
 def _open(given: TrainingVolume, coordinates: TrainingCoordinates) -> OpenTrainingVolume:

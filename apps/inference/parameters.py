@@ -8,6 +8,8 @@ from msgspec import Meta
 
 from apps.core.boxes import Triple
 from apps.core.parameters import Parameters
+from apps.core.volumes import VoxelSize
+from apps.ffn.applicability import check_voxel_size
 from apps.ffn.checkpoint import Checkpoint, load_checkpoint
 from apps.ffn.masks import MaskParameters
 from apps.ffn.settings import InferenceSettings
@@ -36,6 +38,9 @@ class FloodingParameters(Parameters, frozen=True, kw_only=True):
         Annotated[float, Meta(gt=0)] | None, Meta(description="null: the model's; google/ffn's hold none")
     ] = None
     threads: Annotated[int, Meta(ge=1, le=1024, description="threads of the network's backend")] = 1
+    any_voxel_size: Annotated[
+        bool, Meta(description="take an image whose voxels are not as long as those that the model was trained at")
+    ] = False
 
     def load_checkpoint(self) -> Checkpoint:
         """The network.  Raises DataError where it is missing or damaged."""
@@ -44,3 +49,8 @@ class FloodingParameters(Parameters, frozen=True, kw_only=True):
     def normalisation(self, checkpoint: Checkpoint) -> tuple[float, float]:
         """(mean, standard deviation) of the image.  Raises ParameterError where neither these nor the model say it."""
         return checkpoint.normalisation(self.image_mean, self.image_std)
+
+    def check_voxel_size(self, checkpoint: Checkpoint, voxel_size_nm: VoxelSize | None) -> None:
+        """Raise DataError where the image has other voxels (zyx, nm; None: not known) than the network learnt from."""
+        if not self.any_voxel_size:
+            check_voxel_size(self.image, voxel_size_nm, self.model, checkpoint.voxel_size_nm)

@@ -26,6 +26,7 @@ from apps.core.progress import Reporter
 from apps.core.stage import Stage, code_version
 from apps.core.subvolumes import Subvolume, SubvolumeGrid, piece_path
 from apps.core.volumes import UNKNOWN_VOXEL_SIZE, Volume, absolute_volume, content_hash, open_volume
+from apps.ffn.applicability import check_overlap
 from apps.ffn.checkpoint import Checkpoint, weights_digest
 from apps.ffn.flood_log import FloodLog
 from apps.ffn.masks import check_masks, read_masks
@@ -213,6 +214,7 @@ def run(parameters: InferenceParameters, report: Reporter) -> InferenceResult:
     image = open_volume(parameters.image)
     checkpoint = parameters.load_checkpoint()
     normalisation = parameters.normalisation(checkpoint)
+    parameters.check_voxel_size(checkpoint, image.voxel_size_nm)
     _check_boxes(parameters, image, checkpoint)
     check_masks(parameters.masks, image)
     _check_outputs(parameters)
@@ -260,7 +262,11 @@ def run(parameters: InferenceParameters, report: Reporter) -> InferenceResult:
 
         if todo:
             boxes = [target.box for _, target, _ in todo]
-            segment_boxes(source, image, boxes, normalisation, parameters.settings, options, keep, tell, open_log)
+            try:
+                segment_boxes(source, image, boxes, normalisation, parameters.settings, options, keep, tell, open_log)
+            finally:
+                for log in logs.values():
+                    log.close()
 
     for first in range(0, len(places), _WINDOW):
         work_off(places[first : first + _WINDOW], first)
@@ -269,13 +275,17 @@ def run(parameters: InferenceParameters, report: Reporter) -> InferenceResult:
 
 
 def _check_boxes(parameters: InferenceParameters, image: Volume, checkpoint: Checkpoint) -> None:
-    """Raise DataError where the image does not hold a box, or one is smaller than the field of view."""
+    """Raise DataError where the image does not hold a box, or one is smaller than the field of view.
+
+    Raises ParameterError where subvolumes of a grid overlap by less than the field of view needs.
+    """
     for target in parameters.subvolumes:
         check_image(image, target.box, checkpoint.model)
     if parameters.grid is not None:
         bounds = parameters.grid.bounds or parameters.grid.box
         check_image(image, bounds, checkpoint.model)
         check_image(image, Box.of(bounds.offset, _smallest_read(parameters.grid)), checkpoint.model)
+        check_overlap(parameters.grid, checkpoint.model.fov)
 
 
 def _smallest_read(grid: SubvolumeGrid) -> Triple:
@@ -327,7 +337,9 @@ def _common_identity(parameters: InferenceParameters, image: Volume, checkpoint:
     )
 
 
-_NOT_OF_A_SUBVOLUME = ("subvolumes", "grid", "output", "part", "numbers", "image", "model", "masks", "threads")
+_NOT_OF_A_SUBVOLUME = (
+    *("subvolumes", "grid", "output", "part", "numbers", "image", "model", "masks", "threads", "any_voxel_size"),
+)
 
 
 def _identity(

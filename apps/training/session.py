@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from apps.core.errors import DataError, StateError
 from apps.core.progress import Reporter
+from apps.core.volumes import VoxelSize
 from apps.ffn.checkpoint import CheckpointInfo
 from apps.ffn.ranks import Ranks
 from apps.ffn.summaries import EventFile, TableFile
@@ -37,12 +38,13 @@ class Session:
         evaluator: Evaluator | None,
         ranks: Ranks,
         normalisation: tuple[float, float],
+        voxel_size_nm: VoxelSize | None,
         provenance: dict[str, Any],
     ) -> None:
         self.trainer = trainer
         self.evaluations: list[EvaluationResult] = []
         self._parameters, self._evaluator, self._ranks = parameters, evaluator, ranks
-        self._normalisation, self._provenance = normalisation, provenance
+        self._normalisation, self._voxel_size_nm, self._provenance = normalisation, voxel_size_nm, provenance
         self._output = Path(parameters.output)
 
     def restore(self, checkpoint: Path) -> None:
@@ -124,7 +126,12 @@ class Session:
     def _save(self) -> None:
         trainer, (mean, std) = self.trainer, self._normalisation
         info = CheckpointInfo(
-            model=trainer.network.model, image_mean=mean, image_std=std, step=trainer.step, provenance=self._provenance
+            model=trainer.network.model,
+            image_mean=mean,
+            image_std=std,
+            step=trainer.step,
+            provenance=self._provenance,
+            voxel_size_nm=self._voxel_size_nm,
         )
         rows = np.array([to_row(result) for result in self.evaluations])
         state: dict[str, NDArray[Any]] = {**trainer.state(), "evaluations": rows}

@@ -31,7 +31,7 @@ from apps.ffn.model import initial_weights
 from apps.ffn.ranks import Ranks, start_ranks
 from apps.ffn.tracker import metrics_of
 from apps.ffn.trainer import Trainer, TrainerSettings
-from apps.ffn.training_volumes import OpenTrainingVolume, open_training_volumes
+from apps.ffn.training_volumes import OpenTrainingVolume, open_training_volumes, voxel_size_of_volumes
 from apps.training.evaluation import Evaluator
 from apps.training.parameters import TrainingParameters, TrainingResult
 from apps.training.session import CHECKPOINT, CURVES, EVALUATIONS, EVENTS, LOCK, Session
@@ -68,7 +68,9 @@ def run(parameters: TrainingParameters, report: Reporter) -> TrainingResult:
     trainer = Trainer(model, start.weights, source, _settings(parameters, ranks.size), ranks)
     coordinates = _coordinates_digest(volumes)
     provenance = _provenance(parameters) | {"coordinates": coordinates}
-    session = Session(parameters, trainer, evaluator, ranks, normalisation, provenance)
+    # Weights that are adopted as they are have not seen these volumes.
+    trained_at = voxel_size_of_volumes(volumes) if parameters.steps else start.voxel_size_nm
+    session = Session(parameters, trainer, evaluator, ranks, normalisation, trained_at, provenance)
     own = find_own_checkpoint(output / CHECKPOINT)
     with contextlib.ExitStack() as held:
         if ranks.rank == 0:
@@ -180,13 +182,7 @@ def _own_start(folder: Path, parameters: TrainingParameters) -> Checkpoint:
         raise StateError(
             f"{folder.parent}: holds a training with other parameters; give another output folder, or remove this one"
         )
-    return Checkpoint(
-        model=info.model,
-        weights=read_weights(folder, info.model),
-        image_mean=info.image_mean,
-        image_std=info.image_std,
-        step=info.step,
-    )
+    return Checkpoint.of(info, info.model, read_weights(folder, info.model))
 
 
 def _training_hash(parameters: TrainingParameters) -> str:

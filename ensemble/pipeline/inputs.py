@@ -4,7 +4,6 @@ and its stage looks at it then."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,13 @@ from typing import Any
 import numpy as np
 
 from apps.core.boxes import Box, Triple
-from apps.core.errors import DataError, EnsembleError
+from apps.core.errors import DataError, EnsembleError, ParameterError
 from apps.core.volumes import UNKNOWN_VOXEL_SIZE, Volume, open_volume
+from apps.ffn.applicability import check_overlap, check_voxel_size
 from ensemble.pipeline.definition import Pipeline, Step, paths_of
+from ensemble.pipeline.known import fov_of, grid_of, may_be_made, shape_of, trained_voxel_size, voxel_size_of_volume
 from ensemble.pipeline.references import references
+from ensemble.pipeline.registered import FLOODING
 
 # Parameters that name volumes, by what they hold.
 GREY = ("image", "volume")
@@ -44,7 +46,7 @@ def _wrong_of(pipeline: Pipeline, name: str) -> Iterator[str]:
     step = pipeline.steps[name]
     good: dict[str, Volume] = {}
     for where, parameter, value in paths_of(step.parameters):
-        if parameter in ("output", "tiles") or not value.startswith("/") or _may_be_made(pipeline, name, value):
+        if parameter in ("output", "tiles") or not value.startswith("/") or may_be_made(pipeline, name, value):
             continue
         try:
             volume = _look(step, parameter, value)
@@ -61,25 +63,8 @@ def _wrong_of(pipeline: Pipeline, name: str) -> Iterator[str]:
             good[where] = volume
     yield from _misfits(step, good)
     yield from _boxes(pipeline, name)
-
-
-def _may_be_made(pipeline: Pipeline, name: str, value: str) -> bool:
-    """Whether a path of a step may be made, or made anew, by another step before the step's jobs begin.
-
-    So it is for all paths of a step with `after`, and for what is, or lies below, the output of another step where
-    this one waits for any.
-    """
-    if pipeline.steps[name].after:
-        return True
-    place = Path(os.path.normpath(value.rpartition(":")[0] or value))
-    outputs = (
-        os.path.normpath(text)
-        for other, step in pipeline.steps.items()
-        if other != name
-        for _, parameter, text in paths_of(step.parameters)
-        if parameter == "output"
-    )
-    return bool(pipeline.needs(name)) and any(place.is_relative_to(output) for output in outputs)
+    if step.stage in FLOODING:
+        yield from _network(pipeline, name)
 
 
 def _look(step: Step, name: str, value: str) -> Volume | None:
@@ -146,7 +131,7 @@ def _boxes(pipeline: Pipeline, name: str) -> Iterator[str]:
     grid = parameters.get("grid")
     given = {"grid.box": grid.get("box") if isinstance(grid, dict) else None, "box": parameters.get("box")}
     volume = parameters.get("labels" if step.stage == "evaluation" else "image")
-    shape = _shape_of(pipeline, name, volume) if any(given.values()) else None
+    shape = shape_of(pipeline, name, volume) if any(given.values()) else None
     for where, box in given.items():
         if shape is None or not isinstance(box, dict) or references(box):
             continue
@@ -159,27 +144,22 @@ def _boxes(pipeline: Pipeline, name: str) -> Iterator[str]:
             yield f"{where} {asked} (zyx): leaves the volume {volume}, which is {there}"
 
 
-def _shape_of(pipeline: Pipeline, name: str, volume: Any) -> Triple | None:
-    """Of a step's volume that is there, or that a phantom or an ingest is going to make of what is known; else None."""
-    if not isinstance(volume, str):
-        return None
-    if volume.startswith("/"):
+def _network(pipeline: Pipeline, name: str) -> Iterator[str]:
+    """What does not fit the network that a step floods with: the image's voxels, the overlap of a grid."""
+    parameters = pipeline.steps[name].parameters
+    image, model = parameters.get("image"), parameters.get("model")
+    if not parameters.get("any_voxel_size"):
+        ours, theirs = voxel_size_of_volume(pipeline, name, image), trained_voxel_size(pipeline, name, model)
         try:
-            return None if _may_be_made(pipeline, name, volume) else open_volume(volume).shape
-        except (EnsembleError, OSError):
-            return None  # is said elsewhere
-    for other, what in references(volume):
-        step = pipeline.steps[other]
-        shape = step.parameters.get("shape")
-        if step.stage == "phantom" and what in ("image", "labels") and _is_triple(shape):
-            return _triple(shape)
-        if step.stage == "ingest" and not step.parameters.get("box"):
-            return _shape_of(pipeline, other, step.parameters.get("image"))
-    return None
-
-
-def _is_triple(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(n, int) for n in value)
+            check_voxel_size(f"image {image}", ours, f"{model}", theirs)
+        except DataError as error:
+            yield str(error)
+    try:
+        grid, fov = grid_of(pipeline, name), fov_of(pipeline, name)
+        if grid is not None and fov is not None:
+            check_overlap(grid, fov)
+    except ParameterError as error:
+        yield f"grid: {error}"
 
 
 def _triple(numbers: Any) -> Triple:

@@ -24,7 +24,7 @@ from apps.core.parts import Part
 from apps.core.progress import silent
 from apps.core.stage import stage_main
 from apps.core.subvolumes import SubvolumeGrid, piece_path
-from apps.core.volumes import open_volume, write_volume
+from apps.core.volumes import VoxelSize, open_volume, write_volume
 from apps.ffn.canvas import HostCanvas, Look
 from apps.ffn.checkpoint import CheckpointInfo, save_checkpoint
 from apps.ffn.hand_set import bright_is_object
@@ -51,8 +51,10 @@ def run(chosen: InferenceParameters) -> SubvolumeResult:
     return result
 
 
-def parameters(folder: Path, weights: Weights | None = None, **fields: Any) -> InferenceParameters:
-    info = CheckpointInfo(model=MODEL, image_mean=MEAN, image_std=STD, step=1, provenance={})
+def parameters(
+    folder: Path, weights: Weights | None = None, trained_nm: VoxelSize | None = None, **fields: Any
+) -> InferenceParameters:
+    info = CheckpointInfo(model=MODEL, image_mean=MEAN, image_std=STD, step=1, provenance={}, voxel_size_nm=trained_nm)
     save_checkpoint(folder / "checkpoint", info, weights or bright_is_object(MODEL), {})
     values: dict[str, Any] = {
         "image": tiny_data(folder).image,
@@ -282,6 +284,11 @@ def test_a_grid_that_cannot_be_is_named_before_any_work(tmp_path: Path) -> None:
     for grid, words in ((large, "leaves the volume"), (thin, "smaller than the field of view")):
         with pytest.raises(DataError, match=words):
             run_stage(grid_parameters(tmp_path, grid=grid), silent)
+    narrow = msgspec.structs.replace(GRID, overlap=(0, 0, 7))
+    with pytest.raises(ParameterError, match=r"overlap \(0, 0, 7\): is 7 along x; .* \(9, 9, 9\) \(zyx\) needs 8"):
+        run_stage(grid_parameters(tmp_path, grid=narrow), silent)
+    with pytest.raises(ParameterError, match=r"\(11, 11, 11\) \(zyx\) needs 10"):
+        run_stage(grid_parameters(tmp_path, fov=(11, 11, 11)), silent)
     with pytest.raises(DataError, match="holds an input"):
         run_stage(grid_parameters(tmp_path, output=str(tmp_path)), silent)
     assert not (tmp_path / "pieces").exists()
@@ -289,6 +296,17 @@ def test_a_grid_that_cannot_be_is_named_before_any_work(tmp_path: Path) -> None:
     piece_path(tmp_path / "pieces", 0).write_text("not a volume")
     with pytest.raises(DataError, match="is a file"):
         run_stage(grid_parameters(tmp_path), silent)
+
+
+def test_an_image_of_other_voxels_than_the_model_was_trained_at_is_refused(tmp_path: Path) -> None:
+    """And taken where that is wanted, with the segmentation that is there of a network that did not say."""
+    with pytest.raises(DataError, match=r"10 x 10 x 10 nm, and model .*checkpoint was trained at 40 x 8 x 8 nm"):
+        run(parameters(tmp_path, trained_nm=(40.0, 8.0, 8.0)))
+    assert not (tmp_path / "result").exists()
+    first = run(parameters(tmp_path, trained_nm=(10.0, 10.0, 10.05)))
+    again = parameters(tmp_path, trained_nm=(40.0, 8.0, 8.0), any_voxel_size=True)
+    looked = count_looks(lambda: run(again))
+    assert (looked, first.objects) == (0, 4)
 
 
 @pytest.mark.usefixtures("no_network")

@@ -6,6 +6,7 @@ import fcntl
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -40,6 +41,7 @@ def test_training_learns_and_reports(tmp_path: Path) -> None:
     assert result.fovs_per_second > 0
     loaded = load_checkpoint(result.checkpoint)
     assert (loaded.model, loaded.step, loaded.normalisation(None, None)) == (TINY, 150, (MEAN, STD))
+    assert loaded.voxel_size_nm == (10.0, 10.0, 10.0)
 
 
 @pytest.mark.parametrize("optimizer", get_args(OptimizerName))
@@ -147,6 +149,7 @@ def test_init_starts_from_a_checkpoint(tmp_path: Path) -> None:
     assert (adopted.steps, adopted.loss, adopted.fovs_per_second) == (0, None, None)
     assert arrays(adopted.checkpoint, "weights.npz").keys() == arrays(first.checkpoint, "weights.npz").keys()
     assert load_checkpoint(adopted.checkpoint).normalisation(None, None) == (MEAN, STD)
+    assert load_checkpoint(adopted.checkpoint).voxel_size_nm == (10.0, 10.0, 10.0)
     for name, value in arrays(first.checkpoint, "weights.npz").items():
         assert arrays(adopted.checkpoint, "weights.npz")[name].tobytes() == value.tobytes()
     on = run(parameters(tmp_path, output=str(tmp_path / "on"), steps=5, **fields), silent)
@@ -191,9 +194,22 @@ def test_google_weights_are_adopted_without_a_step(tmp_path: Path) -> None:
         silent,
     )
     assert result.parameters == 638_433
+    assert (
+        load_checkpoint(result.checkpoint).voxel_size_nm is None
+    )  # google's says none, and has not seen these volumes
     original = load_checkpoint(GOOGLE_CHECKPOINT).weights
     for name, value in arrays(result.checkpoint, "weights.npz").items():
         assert value.tobytes() == original[name].tobytes()
+
+
+def test_volumes_of_different_voxel_sizes_leave_it_open(tmp_path: Path) -> None:
+    chosen = parameters(tmp_path, steps=1)
+    (one,) = chosen.volumes
+    other = msgspec.structs.replace(one, voxel_size_nm=(40.0, 10.0, 10.0))
+    result = run(msgspec.structs.replace(chosen, volumes=(one, other)), silent)
+    assert load_checkpoint(result.checkpoint).voxel_size_nm is None
+    said = msgspec.structs.replace(chosen, volumes=(other,), output=str(tmp_path / "said"))
+    assert load_checkpoint(run(said, silent).checkpoint).voxel_size_nm == (40.0, 10.0, 10.0)
 
 
 def test_another_training_in_the_output_is_left_alone(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.agglomeration.parameters import AgglomerationParameters
-from apps.core.volumes import write_volume
+from apps.core.volumes import VoxelSize, write_volume
 from apps.ffn.checkpoint import CheckpointInfo, save_checkpoint
 from apps.ffn.hand_set import bright_is_object
 from apps.ffn.model import ModelParameters
@@ -38,11 +38,11 @@ def image() -> NDArray[np.uint8]:
     return np.where(bright, 170, 60).astype(np.uint8)
 
 
-def write_inputs(folder: Path) -> None:
+def write_inputs(folder: Path, trained_nm: VoxelSize | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_volume(folder / "image.zarr", image(), SIZE, (32, 32, 32))
     write_volume(folder / "labels.zarr", labels(), SIZE, (32, 32, 32))
-    info = CheckpointInfo(model=MODEL, image_mean=MEAN, image_std=STD, step=1, provenance={})
+    info = CheckpointInfo(model=MODEL, image_mean=MEAN, image_std=STD, step=1, provenance={}, voxel_size_nm=trained_nm)
     save_checkpoint(folder / "checkpoint", info, bright_is_object(MODEL), {})
 
 

@@ -393,6 +393,14 @@ def test_another_voxel_size_is_refused(tmp_path: Path) -> None:
         do(tmp_path)
 
 
+def test_an_image_of_other_voxels_than_the_models_is_refused(tmp_path: Path, looks: Looks) -> None:
+    write_inputs(tmp_path, trained_nm=(20.0, 10.0, 10.0))
+    with pytest.raises(DataError, match=r"10 x 10 x 10 nm, and model .* was trained at 20 x 10 x 10 nm"):
+        do(tmp_path)
+    assert looks.count == 0 and not (tmp_path / "out" / "agglomerated.zarr").exists()
+    assert do(tmp_path, any_voxel_size=True).complete
+
+
 def test_a_missing_block_is_named(tmp_path: Path, looks: Looks) -> None:
     write_inputs(tmp_path)
     do(tmp_path, action="score", part=Part(index=0, of=3))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from pathlib import Path
 
@@ -14,14 +15,19 @@ from apps.ffn.checkpoint import (
     load_checkpoint,
     read_state,
     save_checkpoint,
+    voxel_size_of,
 )
 from apps.ffn.model import ModelParameters, initial_weights
 from apps.ffn.variants import VARIANTS
 from tests.apps.ffn.tiny import GOOGLE_CHECKPOINT, MEAN, STD, TINY, needs_fib25
 
+VOXEL = (40.0, 8.0, 8.0)
+
 
 def save(folder: Path, step: int = 7) -> None:
-    info = CheckpointInfo(model=TINY, image_mean=MEAN, image_std=STD, step=step, provenance={"seed": 1})
+    info = CheckpointInfo(
+        model=TINY, image_mean=MEAN, image_std=STD, step=step, provenance={"seed": 1}, voxel_size_nm=VOXEL
+    )
     save_checkpoint(folder, info, initial_weights(TINY, 1), {"step": np.array(step)})
 
 
@@ -33,6 +39,16 @@ def test_round_trip(tmp_path: Path) -> None:
     assert all(np.array_equal(loaded.weights[name], value) for name, value in initial_weights(TINY, 1).items())
     assert int(read_state(tmp_path / "c")["step"]) == 8
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_checkpoint_of_before_voxel_sizes_were_kept_loads(tmp_path: Path) -> None:
+    save(tmp_path / "c")
+    file = tmp_path / "c" / "model.json"
+    assert (voxel_size_of(str(tmp_path / "c")), load_checkpoint(str(tmp_path / "c")).voxel_size_nm) == (VOXEL, VOXEL)
+    kept = json.loads(file.read_text())
+    assert kept.pop("voxel_size_nm") == list(VOXEL)
+    file.write_text(json.dumps(kept))
+    assert voxel_size_of(str(tmp_path / "c")) is load_checkpoint(str(tmp_path / "c")).voxel_size_nm is None
 
 
 def test_field_of_view_can_be_replaced(tmp_path: Path) -> None:

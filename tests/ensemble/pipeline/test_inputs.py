@@ -13,14 +13,16 @@ import pytest
 import yaml
 
 from apps.core.volumes import VoxelSize, write_volume
+from apps.ffn.checkpoint import CheckpointInfo, save_checkpoint
+from apps.ffn.model import ModelParameters
 from ensemble.pipeline.definition import Pipeline
 from ensemble.pipeline.inputs import wrong_inputs
 from tests.ensemble.test_cli import call
 
 PIPELINE = Path(__file__).parents[3] / "pipelines" / "connectome.yml"
 SHAPE = (96, 128, 128)
-BOX = {"offset": [0, 0, 0], "shape": [96, 128, 128]}
-GRID = {"box": BOX, "shape": [64, 64, 64], "overlap": [24, 24, 24]}
+BOX: dict[str, Any] = {"offset": [0, 0, 0], "shape": [96, 128, 128]}
+GRID: dict[str, Any] = {"box": BOX, "shape": [64, 64, 64], "overlap": [32, 32, 32]}  # what the published network needs
 Steps = dict[str, dict[str, Any]]
 
 
@@ -151,7 +153,7 @@ def test_voxels_that_the_stage_takes_are_not_refused(
 
 
 def test_a_box_with_a_reference_in_it_is_left_to_the_run(data: Path) -> None:
-    grid = {"box": {**BOX, "shape": "${ing.shape}"}, "shape": [64, 64, 64], "overlap": [24, 24, 24]}
+    grid = {**GRID, "box": {**BOX, "shape": "${ing.shape}"}}
     first = {"stage": "ingest", "parameters": {"image": f"{data}/good.zarr"}}
     second = {"image": "${ing.image}", "model": f"{data}/google", "grid": grid}
     steps = {"ing": first, "inference": {"stage": "inference", "parameters": second}}
@@ -163,11 +165,105 @@ def test_what_another_step_makes_anew_is_not_judged_by_what_lies_there(
     data: Path, after: list[str], piece: int | str, wrong: int
 ) -> None:
     """The image lies in the first step's output, of yesterday: the box leaves it."""
-    grid = {"box": BOX, "shape": [piece] * 3 if isinstance(piece, int) else piece, "overlap": [24, 24, 24]}
+    grid = {**GRID, "shape": [piece] * 3 if isinstance(piece, int) else piece}
     parameters = {"image": f"{data}/small.zarr", "model": f"{data}/google", "grid": grid}
     make = {"stage": "phantom", "parameters": {"output": f"{data}"}}
     last = {"stage": "inference", "parameters": parameters, "after": after}
     assert len(wrong_inputs(Pipeline.from_json({"name": "a", "steps": {"make": make, "last": last}}))) == wrong
+
+
+def _training(**fields: Any) -> dict[str, Any]:
+    """A step that trains on the image of the step `made`."""
+    volume = {"image": "${made.image}", "labels": "${made.labels}", "coordinates": "${made.output}/c.npz"}
+    given = {"volumes": [volume], "image_mean": 1.0, "image_std": 1.0, **fields}
+    return {"stage": "training", "parameters": given}
+
+
+def _flooding(data: Path, model: str, first: Steps, **fields: Any) -> list[str]:
+    """What is wrong with a pipeline of a phantom, more steps, and an inference on the volume `good`, with `model`."""
+    made = {"stage": "phantom", "parameters": {"shape": list(SHAPE)}}
+    given = {"image": f"{data}/good.zarr", "model": model, "grid": GRID, **fields}
+    steps = {"made": made, **first, "last": {"stage": "inference", "parameters": given}}
+    return wrong_inputs(Pipeline.from_json({"name": "a", "steps": steps}))
+
+
+def _checkpoint(folder: Path, voxel_size_nm: VoxelSize) -> str:
+    """Of a network with a field of view of 17; its weights nobody looks at."""
+    info = CheckpointInfo(
+        model=ModelParameters(), image_mean=1, image_std=1, step=1, provenance={}, voxel_size_nm=voxel_size_nm
+    )
+    save_checkpoint(folder, info, {}, {})
+    return str(folder)
+
+
+def test_an_overlap_smaller_than_the_field_of_view_needs_is_named(data: Path, tmp_path: Path) -> None:
+    """The field of view is that given, that of the checkpoint, or that of the step which trains the network."""
+    wide = {"fov": [27, 27, 27], "deltas": [8, 8, 8]}
+    grid = {**GRID, "overlap": [2, 2, 2]}
+    checkpoint = _checkpoint(tmp_path / "checkpoint", (10.0, 10.0, 10.0))
+    trained = "${ffn.checkpoint}"
+    wrong: list[tuple[str, Steps, dict[str, Any], int]] = [
+        (f"{data}/google", {}, {}, 33),
+        (checkpoint, {}, {}, 17),
+        (checkpoint, {}, {"fov": [27, 27, 27]}, 27),
+        (trained, {"ffn": _training(model=wide)}, {}, 27),
+        (trained, {"ffn": _training(model={})}, {}, 17),
+        ("${ffn.output}/checkpoint", {"ffn": _training(init=f"{data}/google")}, {}, 33),
+        (trained, {"ffn": _training(init=checkpoint)}, {}, 17),
+        (trained, {"first": _training(model=wide), "ffn": _training(init="${first.checkpoint}")}, {}, 27),
+    ]
+    for model, first, fields, fov in wrong:
+        (sentence,) = _flooding(data, model, first, grid=grid, **fields)
+        assert sentence.startswith("step last: grid: overlap (2, 2, 2): is 2 along z; the model's field of view")
+        assert f"{(fov,) * 3} (zyx) needs {fov - 1} at least" in sentence
+        assert _flooding(data, model, first, **fields) == []
+    fits: list[tuple[str, Steps, dict[str, Any]]] = [
+        (f"{data}/google", {}, {"fov": [3, 3, 3]}),
+        (trained, {"ffn": _training(init=f"{data}/google", init_fov=[3, 3, 3])}, {}),
+        (trained, {"ffn": _training(model={"fov": "${made.shape}"})}, {}),  # not known yet
+        (f"{data}/google", {}, {"grid": {**grid, "shape": list(SHAPE)}}),  # one subvolume
+    ]
+    for model, first, fields in fits:
+        assert _flooding(data, model, first, **{"grid": grid, **fields}) == []
+
+
+def test_of_a_box_as_large_as_a_volume_the_overlap_is_known_too(data: Path) -> None:
+    """Where it is known how large that will be."""
+    grid = {**GRID, "box": {**BOX, "shape": "${ing.shape}"}, "overlap": [2, 2, 2]}
+    parameters = {"image": f"{data}/em.h5:raw", "voxel_size_nm": [10, 10, 10]}
+
+    def wrong(**more: Any) -> list[str]:
+        ingest = {"ing": {"stage": "ingest", "parameters": {**parameters, **more}}}
+        return _flooding(data, f"{data}/google", ingest, image="${ing.image}", grid=grid)
+
+    (sentence,) = wrong()
+    assert "step last: grid: overlap (2, 2, 2): is 2 along z" in sentence
+    assert wrong(box="${made.box}") == []
+
+
+def test_an_overlap_is_refused_by_a_dry_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    narrow = {**GRID, "overlap": [2, 2, 2]}
+    code, err = dry_run(capsys, tmp_path, lambda steps: steps["inference"].update(grid=narrow))
+    assert code == 2 and "step inference: grid: overlap (2, 2, 2): is 2 along z" in err and "needs 12" in err
+
+
+def test_an_image_of_other_voxels_than_the_network_was_trained_at_is_named(data: Path, tmp_path: Path) -> None:
+    """They are what the checkpoint says, or what the images have that a step trains it on."""
+    write_volume(tmp_path / "thick.zarr", np.ones(SHAPE, np.uint8), (40.0, 20.0, 20.0))
+    thick, trained = f"{tmp_path}/thick.zarr", {"ffn": _training(model={})}
+    checkpoint = _checkpoint(tmp_path / "checkpoint", (10.0, 10.0, 10.0))
+    adopting = {"ffn": _training(init=checkpoint, steps=0)}
+    for model, first in ((checkpoint, {}), ("${ffn.checkpoint}", trained), ("${ffn.checkpoint}", adopting)):
+        (sentence,) = _flooding(data, model, first, image=thick)
+        assert f"image {thick}: has voxels of 40 x 20 x 20 nm, and model {model} was trained at 10 x 10" in sentence
+        assert _flooding(data, model, first, image=thick, any_voxel_size=True) == []
+        assert _flooding(data, model, first) == _flooding(data, model, first, image=f"{data}/em.h5:raw") == []
+        ingest = {"stage": "ingest", "parameters": {"image": f"{data}/em.h5:raw", "voxel_size_nm": [40, 20, 20]}}
+        (sentence,) = _flooding(data, model, {**first, "ing": ingest}, image="${ing.image}")
+        assert "image ${ing.image}: has voxels of 40 x 20 x 20 nm" in sentence
+    agglomeration = {"image": thick, "segmentation": thick, "model": checkpoint}
+    (sentence,) = wrong_inputs(_one("agglomeration", agglomeration))
+    assert "thick.zarr: has voxels of 40 x 20 x 20 nm" in sentence
 
 
 def test_a_name_that_cannot_be_looked_up_is_said(data: Path) -> None:
