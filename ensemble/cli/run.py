@@ -75,16 +75,17 @@ def run(
     Examples:
       ensemble run pipelines/phantom.yml                     tiles to masked volume, on generated tissue
       ensemble run pipelines/connectome.yml                  volume to connectome, on generated tissue
+      ensemble run own_volume.yml --dry-run                  a copy of pipelines/own_volume.yml, of a volume of yours
       ensemble run mine.yml --site laptop --workers 8 --out block-7
       ensemble run mine.yml --follow 10                      while the microscope works
       ensemble run mine.yml --dry-run
     """
     from ensemble.pipeline.definition import load_pipeline
 
-    pipeline, _ = load_pipeline(file)
+    pipeline, _ = load_pipeline(file, home)
     folder = (out or Path(pipeline.name)).absolute()
     if dry_run:
-        _say_plan(pipeline, folder, workers)
+        _say_plan(pipeline, folder, workers, home)
         return
     from ensemble.campaigns import CampaignPlan, create_campaign
     from ensemble.cli.quickstart import SITE, SITE_NODES
@@ -138,9 +139,11 @@ def _check(pipeline: Pipeline, folder: Path, workers: int, follow: bool) -> tupl
     return look, engine.outlooks(look)
 
 
-def _say_plan(pipeline: Pipeline, folder: Path, workers: int) -> None:
+def _say_plan(pipeline: Pipeline, folder: Path, workers: int, home: Path) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from ensemble.pipeline.registered import registered_models
 
     _, outlooks = _check(pipeline, folder, workers, follow=False)
     table = Table(title=f"pipeline {pipeline.name}", title_justify="left")
@@ -150,6 +153,8 @@ def _say_plan(pipeline: Pipeline, folder: Path, workers: int) -> None:
         jobs = "?" if outlook.jobs is None else str(outlook.jobs)
         table.add_row(name, pipeline.steps[name].stage, jobs, outlook.words, ", ".join(pipeline.needs(name)))
     Console().print(table)
+    for name, model in registered_models(pipeline, home):
+        click.echo(f"{name}: model {model}, {pipeline.steps[name].parameters['model']}")
     known = [outlook.jobs for outlook in outlooks.values() if outlook.jobs is not None]
     unknown = len(outlooks) - len(known)
     more = f", and those of {unknown} steps (?) that are known once the steps before them are done" if unknown else ""

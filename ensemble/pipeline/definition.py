@@ -11,7 +11,10 @@
         parameters: {montage: "${montage.output}"}
 
 `${step.name}` stands for what an earlier step gives: a field of its result, or a place that it writes.  A text that
-begins with ./ or ../ is a path from the pipeline's own folder.  A step waits for those that it names.
+begins with ./ or ../ is a path from the pipeline's own folder.  A step waits for those that it names.  Where a step
+floods, `model` may be the name of a registered model (registered.py).
+
+A YAML file may have `vars` too: values with anchors (&) that the steps repeat (*), so that they are said in one place.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,6 +38,8 @@ from apps.core.stage import load_stage
 from apps.core.suggestions import did_you_mean
 from ensemble.campaigns import check_name
 from ensemble.pipeline.references import named_steps, with_paths
+from ensemble.pipeline.registered import is_model_name, with_registered_model
+from ensemble.settings import default_home
 
 STEP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 # Parameters of stages that name files and folders: jobs run elsewhere, so a path has to say where it counts from.
@@ -143,21 +148,29 @@ class Pipeline(Parameters, frozen=True, kw_only=True):
             raise ParameterError(f"step {name}: {error}") from error
 
 
-def load_pipeline(path: str | Path) -> tuple[Pipeline, Path]:
+def load_pipeline(path: str | Path, home: Path | None = None) -> tuple[Pipeline, Path]:
     """The pipeline of a YAML file, or of a Python file that defines `pipeline`; and the folder that paths count from.
 
-    The name is the file's where it gives none.  Raises DataError where the file is missing or cannot be read,
-    ParameterError where it describes no pipeline.
+    The name is the file's where it gives none.  `home`: whose registered models it may name; the usual one by default.
+    Raises DataError where the file is missing or cannot be read, ParameterError where it describes no pipeline, or
+    names a model that is not registered.
     """
     file = Path(path).absolute()
     if not file.is_file():
         raise DataError(f"{path}: no such pipeline file; expected YAML, or Python that defines `pipeline`")
     found = _from_python(file) if file.suffix == ".py" else _from_yaml(file)
-    steps = {
-        name: Step(**{**vars_of(step), "parameters": with_paths(step.parameters, file.parent)})
-        for name, step in found.steps.items()
-    }
+    registry = default_home() if home is None else home
+    steps = {name: _placed(name, step, file.parent, registry) for name, step in found.steps.items()}
     return Pipeline(name=found.name, steps=steps), file.parent
+
+
+def _placed(name: str, step: Step, folder: Path, home: Path) -> Step:
+    """The step with paths from the root of the file system, and a checkpoint's for the name of a model."""
+    try:
+        parameters = with_registered_model(step.stage, with_paths(step.parameters, folder), home)
+    except EnsembleError as error:
+        raise ParameterError(f"step {name}: {error}") from error
+    return Step(**{**vars_of(step), "parameters": parameters})
 
 
 def vars_of(step: Step) -> dict[str, Any]:
@@ -179,9 +192,11 @@ def _from_yaml(file: Path) -> Pipeline:
         if not isinstance(step, dict):
             raise ParameterError(f"{file}: step {name}: expected `stage` and `parameters`, not {step!r}")
     made = {f"{name}": Step.from_json(step, where=f"{file}: step {name}") for name, step in steps.items()}
-    rest = {key: value for key, value in content.items() if key not in ("name", "steps")}
+    rest = {key: value for key, value in content.items() if key not in ("name", "vars", "steps")}
     if rest:
-        raise ParameterError(f"{file}: unknown field {', '.join(map(str, rest))}; a pipeline has `name` and `steps`")
+        raise ParameterError(
+            f"{file}: unknown field {', '.join(map(str, rest))}; a pipeline has `name`, `vars` and `steps`"
+        )
     return Pipeline(name=content.get("name", file.stem), steps=made)
 
 
@@ -205,16 +220,16 @@ def _from_python(file: Path) -> Pipeline:
 class _Loader(yaml.SafeLoader):
     """A loader that refuses a key given twice, of which YAML would silently drop the first."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is no name", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        """Looked at before `<<` puts in the keys of another mapping, which are there to be replaced."""
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, Any]] = set()
+        for key, _ in node.value:
+            name = (key.tag, key.value if isinstance(key, yaml.ScalarNode) else id(key))
+            if name in seen:
+                raise yaml.composer.ComposerError(None, None, f"{key.value!r} is given twice", key.start_mark)
+            seen.add(name)
+        return node
 
 
 def _check_step(name: str, step: Step) -> None:
@@ -244,11 +259,8 @@ def _check_paths(step: Step) -> None:
             continue
         if name == "output" and named_steps(value):
             raise ParameterError(f"{where} {value}: expected a place of its own, and no reference; or leave it out")
-        if not value.startswith("${"):
-            model = (
-                f"; of a registered model `ensemble models show {value}` tells the folder" if name == "model" else ""
-            )
-            raise ParameterError(f"{where} {value!r}: begin it with ./ (from the pipeline's folder) or with /{model}")
+        if not value.startswith("${") and not is_model_name(step.stage, where, value):
+            raise ParameterError(f"{where} {value!r}: begin it with ./ (from the pipeline's folder) or with /")
 
 
 def paths_of(parameters: Any, where: str = "") -> Iterator[tuple[str, str, str]]:

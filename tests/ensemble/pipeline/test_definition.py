@@ -30,6 +30,19 @@ def test_yaml_becomes_steps_with_paths_from_its_folder(tmp_path: Path) -> None:
     assert pipeline.needs("alignment") == ("montage",)
 
 
+def test_vars_hold_what_several_steps_share_and_one_may_change(tmp_path: Path) -> None:
+    file = tmp_path / "flow.yml"
+    file.write_text(
+        "vars: {tiles: &tiles ./scope/tiles.csv, shared: &shared {search: 3, workers: 2}}\n"
+        "steps:\n"
+        "  one: {stage: montage, parameters: {<<: *shared, tiles: *tiles}}\n"
+        "  two: {stage: montage, parameters: {workers: 4, <<: *shared, tiles: *tiles}}\n"
+    )
+    one, two = (step.parameters for step in load_pipeline(file)[0].steps.values())
+    assert one == {"search": 3, "workers": 2, "tiles": str(tmp_path / "scope" / "tiles.csv")}
+    assert two == one | {"workers": 4}
+
+
 def test_a_python_file_defines_the_same(tmp_path: Path) -> None:
     file = tmp_path / "flow.py"
     file.write_text(
@@ -86,7 +99,8 @@ def test_without_a_gate_of_its_own_a_step_has_the_one_that_its_stage_suggests() 
             r"step n: has the output x of step m",
         ),
         ({"montage": MONTAGE, "a": {**ALIGNMENT, "parameters": {"montage": "${montage}"}}}, r"step a: .*of the form"),
-        ({"s": {"stage": "inference", "parameters": {"model": "mine"}}}, r"`ensemble models show mine`"),
+        ({"s": {"stage": "synapses", "parameters": {"model": "mine"}}}, r"step s: model 'mine': begin it with \./"),
+        ({"s": {"stage": "inference", "parameters": {"model": "a/b"}}}, r"step s: model 'a/b': begin it with \./"),
         (
             {"s": {"stage": "training", "parameters": {"volumes": [{"image": "em.zarr"}]}}},
             r"step s: volumes.0.image 'em.zarr': begin it with \./",
@@ -119,6 +133,8 @@ def test_a_wide_pipeline_in_a_wrong_order_is_refused_at_once() -> None:
         ("steps:\n  a: {stage: montage}\n  a: {stage: phantom}\n", "'a' is given twice"),
         ("- a\n", "expected `name` and `steps`"),
         ("name: b\nstep: {}\n", "step"),
+        ("var: {}\nsteps: {}\n", "unknown field var; a pipeline has `name`, `vars` and `steps`"),
+        ("vars: &a {b: 1}\nsteps: {<<: *a, <<: *a}\n", "'<<' is given twice"),
         ("steps:\n  a:\n", "step a: expected `stage` and `parameters`, not None"),
         ("steps:\n  a: {stage: montage, part: 2}\n", r"unknown field `part` \(did you mean 'parts'\?\)"),
     ],
