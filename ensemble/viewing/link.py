@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from apps.core.volumes import VoxelSize
-from ensemble.viewing.annotations import CENTRE, POINTS, dimensions
+from ensemble.viewing.annotations import POINTS, dimensions
 from ensemble.viewing.glance import Glance
 from ensemble.viewing.stores import EXTENT_WITHOUT_LEVELS, OpenStores, Point, ShownVolume
+from ensemble.viewing.synapse_index import CENTRE
 
 # Pixels of a panel that the volume is to fit into, at first.
 PANEL = 300

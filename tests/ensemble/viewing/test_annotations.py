@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ensemble.viewing.annotations import PER_CELL, Synapses, load_synapses
+from ensemble.viewing.annotations import Synapses, load_synapses
+from ensemble.viewing.synapse_index import MOST_LEVELS, PER_CELL
 from tests.ensemble.viewing.samples import BALLS, SHAPE, VOXEL, synapse_table
 
 
@@ -43,7 +44,7 @@ def test_unknown_partner_is_no_segment(tmp_path: Path) -> None:
 
 def test_truth_of_a_phantom_is_read_too(tmp_path: Path) -> None:
     synapse_table(3).drop(columns="confidence").to_csv(tmp_path / "synapses.csv")
-    assert load_synapses(tmp_path / "synapses.csv").confidence.tolist() == [1, 1, 1]
+    assert load_synapses(tmp_path / "synapses.csv").index.confidence.tolist() == [1, 1, 1]
 
 
 def test_entry_by_id_names_the_partners(tmp_path: Path) -> None:
@@ -97,7 +98,8 @@ def test_many_synapses_in_one_place_end_on_the_last_level(tmp_path: Path) -> Non
     table[list("zyx")] = 4.0
     table[[f"{end}_{axis}" for end in ("pre", "post") for axis in "zyx"]] = 4.0
     synapses = load(tmp_path, table)
-    assert sum(sum(map(len, cells.values())) for cells in synapses.levels) == len(table)
+    assert (synapses.index.levels, synapses.index.most(MOST_LEVELS - 1)) == (MOST_LEVELS, 2 * PER_CELL)
+    assert synapses.index.starts[-1] == len(table)
 
 
 def test_no_synapses_are_no_error(tmp_path: Path) -> None:

@@ -18,7 +18,12 @@ from benchmarks.viewing import READY, find_browser, open_browser, write_sparse_p
 from ensemble.viewing import Stores, ViewServer, open_stores
 from tests.ensemble.viewing.samples import BALLS, SHAPE, write_stores
 
-pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium: install one, or set ENSEMBLE_BROWSER")
+if find_browser() is None:
+    pytest.skip(
+        "no Chromium: install one that PATH has as chromium, chromium-browser or google-chrome (Debian: apt-get "
+        "install chromium), or set ENSEMBLE_BROWSER to its program",
+        allow_module_level=True,
+    )
 WIDTH, HEIGHT, BAR = 800, 600, 48  # the page, and the bars above the panels
 
 
