@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,14 +36,18 @@ class Model(Parameters, frozen=True, kw_only=True):
     name: str
     version: Annotated[int, Meta(ge=1)]
     created: Annotated[float, Meta(description="UTC epoch seconds")]
-    campaign: Annotated[str | None, Meta(description="campaign whose search made it")] = None
+    campaign: Annotated[str | None, Meta(description="campaign whose search made it; null: it is from elsewhere")] = (
+        None
+    )
     checksum: Annotated[str, Meta(description="SHA-256 over the checkpoint's files, in order of name")]
-    voxel_size_nm: Annotated[tuple[float, float, float], Meta(description="voxel size zyx it was trained at")]
+    voxel_size_nm: Annotated[
+        tuple[float, float, float] | None, Meta(description="voxel size zyx it was trained at; null: nobody said")
+    ]
     image_mean: float
     image_std: float
     inference: Annotated[dict[str, Any], Meta(description="inference settings it was scored with")]
-    row: Annotated[dict[str, Any], Meta(description="the row of the results table that selected it")]
-    reason: Annotated[str, Meta(description="why it was selected")]
+    row: Annotated[dict[str, Any], Meta(description="the row of the results table that selected it; empty: none did")]
+    reason: Annotated[str, Meta(description="why it was selected, or where it is from")]
 
 
 def model_folder(home: Path, model: Model) -> Path:
@@ -67,23 +71,23 @@ def register_model(
     reason: str,
     inference: dict[str, Any],
     normalisation: tuple[float, float],
-    voxel_size_nm: tuple[float, float, float],
+    voxel_size_nm: tuple[float, float, float] | None,
     campaign: str | None = None,
-    alias: str | None = CHAMPION,
+    pointing: Sequence[str] = (CHAMPION,),
 ) -> Model:
-    """Copy a checkpoint folder into the registry as the next version, and point `alias` at it.
+    """Copy a checkpoint folder into the registry as the next version, and point the aliases `pointing` at it.
 
     The same checkpoint with the same settings, registered again, is the version it was: nothing new is made.
     Raises DataError where the checkpoint is missing, ParameterError for a bad name.
     """
-    check_name(name, "model")
-    if alias is not None:
-        check_name(alias, "alias")
+    check_names(name, pointing)
     if not checkpoint.is_dir():
         raise DataError(f"{checkpoint}: no such checkpoint folder; was the trial's output deleted?")
     digest = checksum(checkpoint)
+    inference = json.loads(json.dumps(inference))  # as it will be read: lists for tuples
     with _registry_lock(home, name):
-        same = [m for m in versions(home, name) if m.checksum == digest and m.inference == inference]
+        wanted = (digest, inference, voxel_size_nm)
+        same = [m for m in versions(home, name) if (m.checksum, m.inference, m.voxel_size_nm) == wanted]
         model = same[-1] if same else None
         if model is None:
             model = Model(
@@ -102,9 +106,17 @@ def register_model(
             with folder_in_the_making(model_folder(home, model)) as folder:
                 shutil.copytree(checkpoint, folder / CHECKPOINT)
                 model.save(folder / MODEL_FILE)
-        if alias is not None:
-            write_json(home / "models" / name / ALIASES_FILE, {**aliases(home, name), alias: model.version})
+        if pointing:
+            moved = dict.fromkeys(pointing, model.version)
+            write_json(home / "models" / name / ALIASES_FILE, {**aliases(home, name), **moved})
     return model
+
+
+def check_names(name: str, pointing: Sequence[str]) -> None:
+    """Raise ParameterError unless a model can have this name and these aliases."""
+    check_name(name, "model")
+    for alias in pointing:
+        check_name(alias, "alias")
 
 
 def find_model(home: Path, reference: str) -> Model:

@@ -133,7 +133,7 @@ def register_trial(
         normalisation=(data.image_mean, data.image_std),
         voxel_size_nm=data.voxel_size_nm,
         campaign=campaign.name,
-        alias=alias,
+        pointing=() if alias is None else (alias,),
     )
 
 

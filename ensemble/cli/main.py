@@ -34,7 +34,7 @@ COMMANDS = {
         "ensemble.cli.results:report",
         "A page on a campaign's searches as they stand: trials, plots, failures, costs.",
     ),
-    "models": ("ensemble.cli.models:models", "The model registry: list, show."),
+    "models": ("ensemble.cli.models:models", "The model registry: list, show, add a network from elsewhere."),
     "view": ("ensemble.cli.view:view", "Look at a campaign's result, or at any stores, in neuroglancer."),
     "deploy": ("ensemble.cli.deploy:deploy", "Segment a volume with a registered model, in overlapping subvolumes."),
     "explain": ("ensemble.cli.explain:explain", "Why an object is one: every merge in it, with its evidence."),

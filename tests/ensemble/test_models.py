@@ -52,9 +52,11 @@ def test_same_checkpoint_again_makes_nothing_new(tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "a", "1")
     first = register(tmp_path, source)
     register(tmp_path, checkpoint(tmp_path / "b", "2"))
-    assert register(tmp_path, source, alias="champion") == first
+    assert register(tmp_path, source, pointing=("champion",)) == first
     assert aliases(tmp_path, "demo") == {"champion": 1}
     assert register(tmp_path, source, inference={"move": 0.8}).version == 3
+    assert register(tmp_path, source, voxel_size_nm=(8.0, 8.0, 8.0)).version == 4
+    assert register(tmp_path, source, voxel_size_nm=None).version == 5
 
 
 def test_changed_checkpoint_is_not_used(tmp_path: Path) -> None:
