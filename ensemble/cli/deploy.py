@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     help="Subvolumes that one job segments; on a GPU they share its batches.  [default: some minutes' worth]",
 )
 @click.option(
-    "--per-node", "jobs_per_node", type=click.IntRange(min=1), default=1, show_default=True, help="Jobs on one node."
+    "--per-node",
+    "jobs_per_node",
+    type=click.IntRange(min=1),
+    help="Jobs on one node.  [default: as in the last run, 1 in the first]",
 )
 @click.option(
     "--reconciliation-jobs", type=click.IntRange(min=1), help="Jobs that share reconciliation.  [default: as it needs]"
@@ -44,6 +47,33 @@ if TYPE_CHECKING:
     help="Where no object may be: a volume on the image's grid, and which of its values say so (all but 0 if none are "
     "given); may be given several times.",
 )
+@click.option(
+    "--min-overlap-voxels",
+    type=click.IntRange(min=1),
+    help="Voxels in common from which on two objects are one.  [default: as in the last run, 100 in the first]",
+)
+@click.option(
+    "--min-overlap-fraction",
+    type=click.FloatRange(0, 1),
+    help="Share of the larger of them in the overlap.  [default: as in the last run, 0.3 in the first]",
+)
+@click.option(
+    "--mutual-maximum/--any-maximum",
+    default=None,
+    help="Whether only each other's largest overlaps are linked.  [default: as in the last run, --mutual-maximum in "
+    "the first]",
+)
+@click.option(
+    "--cut",
+    metavar="TABLE",
+    help="CSV or Parquet with columns a and b: links that are not to be used; none: use all again.  "
+    "[default: as in the last run]",
+)
+@click.option(
+    "--forbidden",
+    metavar="TABLE",
+    help="The same form: supervoxels that must not be in one object.  [default: as in the last run]",
+)
 @click.option("--labels", help="Ground truth: score the result against it.")
 @click.option(
     "--voxel-size", "voxel_size_nm", type=Numbers(float), help="Voxel size in nm, for volumes that do not say."
@@ -52,7 +82,12 @@ if TYPE_CHECKING:
 @click.option(
     "--speed", type=float, help="Voxels a second of one process, for the prediction.  [default: as the model's trial]"
 )
-@click.option("--node-memory", type=float, metavar="GIB", help="Memory of a node.  [default: this machine's share]")
+@click.option(
+    "--node-memory",
+    type=float,
+    metavar="GIB",
+    help="Memory of a node.  [default: as in the last run, or this machine's]",
+)
 @click.option("--budget", type=float, metavar="NODE-HOURS", help="Refuse where more is predicted than this.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and its predicted cost, and start nothing.")
 @click.option(
@@ -71,9 +106,14 @@ def deploy(
     subvolume: Triple | None,
     overlap: Triple | None,
     subvolumes_per_job: int | None,
-    jobs_per_node: int,
+    jobs_per_node: int | None,
     reconciliation_jobs: int | None,
     threads: int,
+    min_overlap_voxels: int | None,
+    min_overlap_fraction: float | None,
+    mutual_maximum: bool | None,
+    cut: str | None,
+    forbidden: str | None,
     masks: tuple[MaskParameters, ...],
     labels: str | None,
     voxel_size_nm: tuple[float, float, float] | None,
@@ -91,7 +131,8 @@ def deploy(
 ) -> None:
     """Segment a volume with MODEL (NAME, NAME:VERSION or NAME@ALIAS) in overlapping subvolumes, as Balsam jobs.
 
-    The same command again continues an interrupted deployment.
+    The same command again continues an interrupted deployment.  With another rule for links, or another table of links
+    to cut, it puts the objects together anew and segments nothing again.
 
     \b
     Examples:
@@ -100,10 +141,11 @@ def deploy(
       ensemble deploy demo:2 --site laptop --image em.h5:raw --labels em.h5:labels --voxel-size 10,10,10 \\
           --box 0:96,0:128,0:128 --subvolume 64,64,64 --out part.zarr
       ensemble deploy demo --site laptop --image em.zarr --mask masks.zarr=1,2,3 --out segmentation.zarr
+      ensemble deploy demo@champion --site laptop --image em.zarr --out segmentation.zarr --cut cut.csv
       ensemble deploy --verify segmentation.zarr
     """
-    from ensemble.deployment import Resources, deployment_of, plan_deployment
-    from ensemble.deployment.table import plan_table
+    from ensemble.deployment import LinkChoices, Resources, deployment_of, plan_deployment
+    from ensemble.deployment.table import plan_table, what_changes
     from ensemble.models import find_model
 
     if verify is not None:
@@ -131,6 +173,7 @@ def deploy(
         any_voxel_size=any_voxel_size,
         speed=speed,
         threads=threads,
+        links=LinkChoices(min_overlap_voxels, min_overlap_fraction, mutual_maximum, cut, forbidden),
     )
     resources = Resources(
         nodes=workers,
@@ -142,14 +185,16 @@ def deploy(
         budget=budget,
     )
     plan = plan_deployment(deployment, resources)  # says what does not fit before anything is started
-    click.echo(plan_table(plan))
+    click.echo(plan_table(plan, resources))
+    for line in what_changes(plan, resources):
+        click.echo(line)
     if dry_run:
         return
     assert site_name is not None
 
     from ensemble.campaigns import CampaignPlan, create_campaign, list_campaigns, open_campaign
     from ensemble.deployment import kept_out, run_plan
-    from ensemble.deployment.table import cost_table
+    from ensemble.deployment.table import cost_table, seam_text
     from ensemble.display import Display
     from ensemble.session import check_site, open_session
 
@@ -165,6 +210,7 @@ def deploy(
     merged = records.by_step["reconciliation"]["result"]
     click.echo(f"segmentation: {merged['segmentation']} ({merged['objects']} objects)")
     click.echo(f"complete: all {len(plan.grid)} subvolumes, checksums in {merged['manifest']}")
+    click.echo(f"seams: {seam_text(merged['seams'])}")
     if masks:
         click.echo(f"masks: {kept_out(records.by_step['inference'])}")
     click.echo(cost_table(plan, records.measured()))

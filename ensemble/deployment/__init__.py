@@ -5,6 +5,7 @@ records = run_plan(plan, deployment, jobs, display, resources)
 verify_deployment(output, report)                 # every write box against its checksum
 """
 
+from ensemble.deployment.linking import LinkChoices
 from ensemble.deployment.plan import DeploymentPlan, plan_deployment
 from ensemble.deployment.records import KeptOut, Records, kept_out
 from ensemble.deployment.request import Deployment, Resources, deployment_of
@@ -14,6 +15,7 @@ __all__ = [
     "Deployment",
     "DeploymentPlan",
     "KeptOut",
+    "LinkChoices",
     "Records",
     "Resources",
     "deployment_of",

@@ -19,15 +19,19 @@ from typing import Any
 
 import numpy as np
 
-from apps.core.errors import EnsembleError, StateError
-from apps.reconciliation.settings import IN_THE_MAKING
+from apps.core.errors import EnsembleError, FailureKind, StateError
+from apps.core.parts import Part, share
+from apps.core.progress import read_progress
+from apps.reconciliation.settings import IN_THE_MAKING, MANIFEST
 from ensemble.deployment.lattice import Lattice
+from ensemble.deployment.linking import solved_by
 from ensemble.deployment.pieces import Pieces, PiecesOnDisk
 from ensemble.deployment.plan import DeploymentPlan
-from ensemble.deployment.progress import VoxelProgress
+from ensemble.deployment.prediction import merging_seconds, segmenting_seconds
+from ensemble.deployment.progress import Progress
 from ensemble.deployment.readiness import Readiness
 from ensemble.deployment.records import Records
-from ensemble.deployment.tasks import Action, DeploymentTasks, Segmenting
+from ensemble.deployment.tasks import AFTER_COMPARING, ALL_ACTIONS, Action, DeploymentTasks, Segmenting
 from ensemble.deployment.window import Window
 from ensemble.jobs import Outcome, Task
 from ensemble.workflow import Jobs, failure_of
@@ -37,6 +41,7 @@ MAX_TRIES = 3
 # So many subvolumes that keep failing are no accident: what is wrong is wrong for all.
 MAX_FAILED = 64
 _WAIT_S = 0.5
+SEGMENTING = "deploy"  # title of the first step
 
 
 class SubvolumesFailedError(EnsembleError):
@@ -46,8 +51,9 @@ class SubvolumesFailedError(EnsembleError):
 class Driver:
     """Does the jobs of one plan; for one thread.
 
-    `tell` is called as the work goes on.  `pieces`: those on disk, where nothing else is given.  `unfinished` gives the
-    keys of jobs that earlier drivers have submitted, and which have not ended.
+    `tell` is called as the work goes on, with another progress for each step.  `processes`: jobs at a time, for the
+    expected end before there is a pace; None: it is not known.  `pieces`: those on disk, where nothing else is
+    given.  `unfinished` gives the keys of jobs that earlier drivers have submitted, and which have not ended.
     """
 
     def __init__(
@@ -56,15 +62,16 @@ class Driver:
         tasks: DeploymentTasks,
         jobs: Jobs,
         window: int,
-        tell: Callable[[VoxelProgress], None] = lambda progress: None,
+        tell: Callable[[Progress], None] = lambda progress: None,
+        processes: int | None = None,
         pieces: Pieces | None = None,
         unfinished: Callable[[], set[str]] = set,
     ) -> None:
         self.plan, self.tasks, self.jobs = plan, tasks, jobs
         self.records = Records()
         self.window = Window(jobs, window)
-        self.progress: VoxelProgress
-        self._tell, self._unfinished = tell, unfinished
+        self.progress: Progress
+        self._tell, self._processes, self._unfinished = tell, processes, unfinished
         self._pieces = pieces or PiecesOnDisk(plan.pieces)
         self._lattice = Lattice(plan.grid)
         self._tries: Counter[str] = Counter()
@@ -86,35 +93,44 @@ class Driver:
         Raises SubvolumesFailedError that names the subvolumes which keep failing, when everything else is done;
         TaskRejectedError or TaskFailedError where another job fails.
         """
-        self.progress = VoxelProgress(int(self._lattice.write_voxels(self.plan.to_segment()).sum()))
         self._outlast_earlier()
         if self._is_lost():
-            self._forget_reconciliation()
+            self._forget(*ALL_ACTIONS)
+        elif self._is_by_other_rules():
+            # Those of now may be the rules of before the last ones, whose jobs are known: what they made is replaced.
+            self._forget(*AFTER_COMPARING)
         self._readiness = Readiness(self._lattice, self._shares) if self._shares > 1 else None
         self._segment()
         if self._failed:
             raise SubvolumesFailedError(self._failed_text())
         self._reconcile()
         if evaluate:
-            self._one("evaluation", self.tasks.evaluate())
+            self._one("evaluation", self.tasks.evaluate(), "evaluating")
         return self.records
 
     def _outlast_earlier(self) -> None:
         """Wait for the jobs that a killed driver has left, and which hold what `solve`, or a comparison, needs alone.
 
         However they end: what they did is looked at when their turn comes, and done again where it does not stand.
+        Those by other rules for links are waited for likewise.
         """
         unfinished = self._unfinished()
-        left = (task for task in self._reconciling("all", "solve", "relabel", "finish") if task.key in unfinished)
-        more = bool(unfinished)
-        while more or len(self.window):
-            while more and not self.window.full:
-                task = next(left, None)
-                more = task is not None
-                if task is not None:
-                    self.window.submit(task)  # it has a job, and is followed
+        if not unfinished:
+            return
+        left = deque(task for task in self._reconciling(*AFTER_COMPARING) if task.key in unfinished)
+        others = [key for key in unfinished if self.tasks.is_of_other_rules(key)]
+        self.progress = Progress("jobs of an earlier run", len(left) + len(others), "jobs")
+        while left or len(self.window):
+            while left and not self.window.full:
+                self.window.submit(left.popleft())  # it has a job, and is followed
+            self._tell(self.progress)
             for _ in self.window.ended(_WAIT_S):
-                pass
+                self.progress.add(1, made_now=False)
+        for key in others:
+            self._tell(self.progress)
+            # It has its job, so that nothing is submitted.
+            self.jobs.submit(Task(key=key, stage="reconciliation", parameters={})).result()
+            self.progress.add(1, made_now=False)
 
     def _reconciling(self, *actions: Action) -> Iterator[Task]:
         """All tasks of these phases."""
@@ -134,28 +150,50 @@ class Driver:
             return not Path(self.plan.output).exists()
         return solved > 0 and not (self.plan.work / IN_THE_MAKING).is_dir()
 
+    def _is_by_other_rules(self) -> bool:
+        """Whether what is there was solved by other rules for links, or nothing says by which."""
+        rules = solved_by(self.plan.work)
+        return (self.plan.work / MANIFEST).is_file() if rules is None else rules != self.plan.links.identity
+
     def _done(self, task: Task) -> int:
         """Id of the job that has done a task; 0 where none has."""
         known = self.jobs.outcome(task.key)
         return 0 if known is None or known.failure is not None else known.job_id
 
-    def _forget_reconciliation(self) -> None:
-        """Have all of its jobs done again: they find what is there, and make what is not."""
-        tasks = self._reconciling("all", "compare", "solve", "relabel", "finish")
+    def _forget(self, *actions: Action) -> None:
+        """Have all jobs of these phases done again: they find what is there, and make what is not."""
+        tasks = self._reconciling(*actions)
         self.jobs.forget([task.key for task in tasks if self.jobs.outcome(task.key) is not None])
 
     def _segment(self) -> None:
+        """Segment, and compare what has all of its neighbours."""
+        total = int(self._lattice.write_voxels(self.plan.to_segment()).sum())
+        self.progress = segmented = Progress(SEGMENTING, total, expected_s=self._expected_s())
         source = self.tasks.segmenting()
         while self._fill(source):
+            if self.progress is segmented and segmented.done >= total and not self._segmenting:
+                self._tell(segmented)  # what is left are comparisons
+                self.progress = Progress("reconciling: comparing", self._shares, "jobs")
+                self.progress.add(len(self.records.by_step.get("compare", ())), made_now=False)
             for task, outcome in self.window.ended(_WAIT_S):
                 segmenting = self._segmenting.pop(task.key, None)
                 if segmenting is None:
-                    self._after("compare", task, outcome)
+                    if self._after("compare", task, outcome) and self.progress is not segmented:
+                        self.progress.add(1, made_now=True)
                 elif outcome.failure is None:
                     self._segmented(segmenting.numbers, outcome.record or {}, outcome.job_id, made_now=True)
                 else:
                     self._take_apart(segmenting, outcome)
             self._tell(self.progress)
+        if self.progress is segmented:
+            self._tell(segmented)
+
+    def _expected_s(self) -> float | None:
+        """Seconds that all of the segmentation is predicted to take."""
+        prediction = self.plan.prediction
+        if prediction is None or self._processes is None:
+            return None
+        return segmenting_seconds(prediction, self._lattice, self._processes, self.plan.segmentation_jobs)
 
     def _fill(self, source: Iterator[Segmenting]) -> bool:
         """Submit what there is room for, comparisons first; False where there is nothing left to do."""
@@ -191,11 +229,21 @@ class Driver:
             self._ready.extend(self._readiness.done(done, job))
 
     def _take_apart(self, segmenting: Segmenting, outcome: Outcome) -> None:
-        """Keep what a failed job has done, and have each of the others done by itself, a bounded number of times."""
+        """Keep what a failed job has done, and have each of the others done by itself, a bounded number of times.
+
+        Raises NoRoomError where a disk was full: the others would find it so.
+        """
         there = [number for number in segmenting.numbers if self._pieces.there(number)]
         left = [number for number in segmenting.numbers if number not in there]
         if there:
             self._segmented(there, self._pieces.record(there), outcome.job_id, made_now=True)
+        if left and outcome.failure is FailureKind.NO_ROOM:
+            failure = failure_of(segmenting.task.stage, outcome)
+            try:
+                self.window.withdraw()
+            except Exception as lost:  # as in _after
+                raise failure from lost
+            raise failure
         if len(segmenting.numbers) > 1:
             self._alone.extend(left)
             return
@@ -224,70 +272,85 @@ class Driver:
 
     def _reconcile(self) -> None:
         if self._shares == 1:
-            self._one("reconciliation", self.tasks.reconcile("all"))
+            expected_s = merging_seconds(self._lattice)
+            self._one("reconciliation", self.tasks.reconcile("all"), "reconciling", expected_s)
         else:
-            self._one("solve", self.tasks.reconcile("solve"))
-            self._shared("relabel")
-            self._one("reconciliation", self.tasks.reconcile("finish"))
+            self._one("solve", self.tasks.reconcile("solve"), "reconciling: solving")
+            self._relabel()
+            self._one("reconciliation", self.tasks.reconcile("finish"), "reconciling: finishing")
         result = self.records.by_step["reconciliation"]["result"]
         if not result["complete"]:
             raise StateError(f"{self.plan.output}: reconciliation ended, but does not say that it is complete")
 
-    def _shared(self, action: Action) -> None:
-        """All shares of a phase."""
-        tasks = (self.tasks.reconcile(action, index) for index in range(self._shares))
-        needed = self._newest
-        more = True
-        while more or len(self.window):
-            while more and not self.window.full:
-                task = next(tasks, None)
-                more = task is not None
-                if task is not None:
-                    self._submit(action, task, needed)
-            for task, outcome in self.window.ended(_WAIT_S):
-                self._after(action, task, outcome)
+    def _relabel(self) -> None:
+        """All shares of it."""
+        left, needed = deque(range(self._shares)), self._newest
+        self.progress = Progress("reconciling: relabelling", self.plan.grid.box.size)
 
-    def _one(self, step: str, task: Task) -> None:
-        """A step that is one job."""
+        def count(task: Task, made_now: bool) -> None:
+            numbers = share(self._lattice.count, Part.from_json(task.parameters["part"]))
+            self.progress.add(int(self._lattice.write_voxels(np.array(numbers)).sum()), made_now)
+
+        while left or len(self.window):
+            while left and not self.window.full:
+                task = self.tasks.reconcile("relabel", left.popleft())
+                if not self._submit("relabel", task, needed):
+                    count(task, made_now=False)
+            if len(self.window):
+                self._tell(self.progress)
+            for task, outcome in self.window.ended(_WAIT_S):
+                if self._after("relabel", task, outcome):
+                    count(task, made_now=True)
+                    self._tell(self.progress)
+
+    def _one(self, step: str, task: Task, title: str, expected_s: float | None = None) -> None:
+        """A step that is one job, which says itself how far it is, where its folder can be seen from here."""
         self._submit(step, task, self._newest)
+        self.progress = Progress(title, 100, "%", expected_s)
         while len(self.window):
+            self.progress.reach(*read_progress(self.jobs.workdir(task.key)))
+            self._tell(self.progress)
             for ended, outcome in self.window.ended(_WAIT_S):
-                self._after(step, ended, outcome)
+                if self._after(step, ended, outcome):
+                    self.progress.reach(1.0, "done")
+                    self._tell(self.progress)
 
     def _compare(self, index: int) -> None:
         """A share of the comparisons, whose pieces are all there."""
         assert self._readiness is not None
         self._submit("compare", self.tasks.reconcile("compare", index), self._readiness.newest(index))
 
-    def _submit(self, step: str, task: Task, needed: int) -> None:
-        """Have a task done, unless a job has done it that is newer than the newest of those that it builds on."""
+    def _submit(self, step: str, task: Task, needed: int) -> bool:
+        """Have a task done; False where a job has done it that is newer than the newest of those that it builds on."""
         known = self.jobs.outcome(task.key)
         if known is not None and known.failure is None:
             if known.record and known.job_id > needed:
                 self._keep(step, task, known)
-                return
+                return False
             self.jobs.forget([task.key])
         self._builds_on[task.key] = needed
         self.window.submit(task)
+        return True
 
-    def _after(self, step: str, task: Task, outcome: Outcome) -> None:
+    def _after(self, step: str, task: Task, outcome: Outcome) -> bool:
+        """A job has ended; False where it is submitted again."""
         if outcome.failure is None:
             if outcome.job_id < self._builds_on[task.key]:  # an earlier driver's, still on its way when this one came
                 self.jobs.forget([task.key])
                 self.window.submit(task)
-                return
+                return False
             self._keep(step, task, outcome)
-            return
+            return True
         self._tries[task.key] += 1
         if outcome.failure.transient and self._tries[task.key] < MAX_TRIES:
             self.window.submit(task)
-            return
+            return False
         failure = failure_of(task.stage, outcome)
         try:
             self.window.withdraw()
             if task.stage == "reconciliation" and not outcome.failure.transient:
                 # Where files were taken away by hand, jobs that are done say so no more; the next run looks at it all.
-                self._forget_reconciliation()
+                self._forget(*ALL_ACTIONS)
         except Exception as lost:  # the service's: the job's own message is what the user has to see
             raise failure from lost
         raise failure

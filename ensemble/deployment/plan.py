@@ -7,12 +7,14 @@ wants the same output is refused.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import numpy as np
 import zarr
 from msgspec import Meta
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from apps.core.boxes import Triple
@@ -21,7 +23,8 @@ from apps.core.parameters import Parameters, json_hash
 from apps.core.subvolumes import SubvolumeGrid
 from apps.core.supervoxels import MAX_SUBVOLUMES
 from apps.core.volumes import Volume, VoxelSize, open_labels, open_volume
-from apps.ffn.checkpoint import load_checkpoint
+from apps.ffn.applicability import check_overlap, check_voxel_size
+from apps.ffn.checkpoint import Checkpoint, load_checkpoint
 from apps.ffn.masks import MaskParameters, check_masks
 from apps.ffn.model import ModelParameters
 from apps.inference.segment import check_image
@@ -29,6 +32,7 @@ from apps.reconciliation.settings import MANIFEST, choose_chunks
 from ensemble.deployment import sizes
 from ensemble.deployment.coverage import Coverage, measure_coverage, numbers_in, ranges_of
 from ensemble.deployment.lattice import Lattice
+from ensemble.deployment.linking import LinkRules, choose_rules, keep_tables
 from ensemble.deployment.prediction import COMPARED_PER_S, Prediction, check_budget, predict
 from ensemble.deployment.request import Deployment, Resources
 
@@ -36,8 +40,6 @@ PLAN_FILE = "plan.json"
 PIECES, RECONCILIATION = "pieces", "reconciliation"
 # Seconds of reconciliation up to which one job does all of it, and of a job where there are several.
 ONE_JOB_S, RECONCILIATION_JOB_S = 60.0, 120.0
-# Two voxel sizes are the same up to the rounding of whoever wrote them.
-_SAME_SIZE = 1e-2
 
 
 class DeploymentPlan(Parameters, frozen=True, kw_only=True):
@@ -56,6 +58,10 @@ class DeploymentPlan(Parameters, frozen=True, kw_only=True):
     reconciliation_jobs: Annotated[int, Meta(ge=1, description="that share its work; 1: one job does all of it")]
     jobs_per_node: Annotated[int, Meta(ge=1, description="that share a node")]
     prediction: Annotated[Prediction | None, Meta(description="what it costs; null: nobody measured the model")]
+    node_memory: Annotated[
+        int, Meta(ge=0, description="bytes of a node, as it was said last; 0: nobody did, and it is this machine's")
+    ] = 0
+    links: Annotated[LinkRules, Meta(description="when two objects are one, as it was said last")] = LinkRules()
 
     @property
     def pieces(self) -> Path:
@@ -80,7 +86,9 @@ class DeploymentPlan(Parameters, frozen=True, kw_only=True):
 
 
 def plan_deployment(deployment: Deployment, resources: Resources) -> DeploymentPlan:
-    """The plan that an earlier run of the same request has kept, or a new one, which is not kept yet (see `keep_plan`).
+    """The plan that an earlier run of the same request has kept, or a new one; see `keep_plan` and `renew_plan`.
+
+    Of a kept one other rules for links, jobs on a node, memory of a node and speed are taken; nothing is written.
 
     Raises DataError, ParameterError or StateError, before anything is started, where image, model, masks, box,
     subvolumes, budget or output do not fit each other, or the output belongs to another deployment.
@@ -88,7 +96,11 @@ def plan_deployment(deployment: Deployment, resources: Resources) -> DeploymentP
     volume, model, voxel_size = _check_inputs(deployment)
     asked = _asked(deployment, volume)
     kept = _kept_plan(deployment, asked, voxel_size)
-    plan = _new_plan(deployment, asked, volume, model, voxel_size, resources) if kept is None else kept
+    if kept is None:
+        plan = _new_plan(deployment, asked, volume, model, voxel_size, resources)
+    else:
+        plan = _go_on(kept, deployment, resources)
+    plan = replace(plan, links=choose_rules(deployment.links, plan.links, deployment.folder, len(plan.grid)))
     check_budget(plan.prediction, resources.budget)
     return plan
 
@@ -102,6 +114,22 @@ def keep_plan(plan: DeploymentPlan) -> None:
         raise DataError(f"{folder}: cannot be created ({error.strerror}); give another --out") from error
     if not (folder / PLAN_FILE).is_file():
         plan.save(folder / PLAN_FILE)
+
+
+def kept_plan(plan: DeploymentPlan) -> DeploymentPlan | None:
+    """What is kept of a plan; None before it is."""
+    file = Path(plan.folder) / PLAN_FILE
+    return DeploymentPlan.load(file) if file.is_file() else None
+
+
+def renew_plan(plan: DeploymentPlan) -> None:
+    """Have the kept plan, and what it needs, as `plan` says, which may differ in what a run may change.
+
+    For the process alone that works on the output.
+    """
+    keep_tables(plan.links)
+    if kept_plan(plan) != plan:
+        plan.save(Path(plan.folder) / PLAN_FILE)
 
 
 def find_plan(output: Path) -> DeploymentPlan:
@@ -123,7 +151,8 @@ def _check_inputs(deployment: Deployment) -> tuple[Volume, ModelParameters, Voxe
         raise DataError(f"{deployment.image}: box {box} leaves the volume, which is {volume.box}")
     if box.empty:
         raise ParameterError(f"box {box}: is empty; expected a box with voxels")
-    voxel_size = _check_voxel_size(deployment, volume)
+    checkpoint = load_checkpoint(str(deployment.checkpoint))
+    voxel_size = _check_voxel_size(deployment, volume, checkpoint)
     if deployment.output.suffix != ".zarr":
         raise ParameterError(f"{deployment.output}: an OME-Zarr volume's name ends in .zarr")
     inputs = (deployment.image, deployment.labels or "", *(mask.volume for mask in deployment.masks))
@@ -132,28 +161,20 @@ def _check_inputs(deployment: Deployment) -> tuple[Volume, ModelParameters, Voxe
     if deployment.labels is not None:
         open_labels(deployment.labels, volume)
     check_masks(deployment.masks, volume)
-    model = load_checkpoint(str(deployment.checkpoint)).model
-    check_image(volume, volume.box, model)
-    return volume, model, voxel_size
+    check_image(volume, volume.box, checkpoint.model)
+    return volume, checkpoint.model, voxel_size
 
 
-def _check_voxel_size(deployment: Deployment, volume: Volume) -> VoxelSize:
+def _check_voxel_size(deployment: Deployment, volume: Volume, checkpoint: Checkpoint) -> VoxelSize:
     voxel_size = volume.voxel_size_nm or deployment.voxel_size_nm
     if voxel_size is None:
         raise ParameterError(f"{deployment.image}: does not say its voxel size; give --voxel-size Z,Y,X in nanometres")
     if min(voxel_size) <= 0:
         raise ParameterError(f"voxel size {voxel_size}: expected positive nanometres")
-    trained = deployment.trained_voxel_size_nm
-    if trained and not deployment.any_voxel_size and not np.allclose(voxel_size, trained, rtol=_SAME_SIZE):
-        raise DataError(
-            f"{deployment.image}: has voxels of {_nm(voxel_size)} nm, and model {deployment.model} was trained at "
-            f"{_nm(trained)} nm (zyx); resample the image, or segment it all the same with --any-voxel-size"
-        )
+    trained = checkpoint.voxel_size_nm or deployment.trained_voxel_size_nm
+    if not deployment.any_voxel_size:
+        check_voxel_size(deployment.image, voxel_size, deployment.model, trained, "--any-voxel-size")
     return voxel_size
-
-
-def _nm(size: VoxelSize) -> str:
-    return " x ".join(f"{value:g}" for value in size)
 
 
 def _asked(deployment: Deployment, volume: Volume) -> dict[str, Any]:
@@ -218,6 +239,28 @@ def _kept_plan(deployment: Deployment, asked: dict[str, Any], voxel_size: VoxelS
     return plan
 
 
+def _go_on(kept: DeploymentPlan, deployment: Deployment, resources: Resources) -> DeploymentPlan:
+    """A kept plan with what another run may change: what jobs share a node, and how fast the model is said to be.
+
+    How many subvolumes a job has, and how many jobs share reconciliation, is in the names of jobs that are done.
+    Raises ParameterError where a job has too little memory now.
+    """
+    lattice, before = Lattice(kept.grid), kept.prediction
+    resources = dataclasses.replace(
+        resources,
+        jobs_per_node=resources.jobs_per_node or kept.jobs_per_node,
+        node_memory=resources.node_memory or kept.node_memory,
+        subvolumes_per_job=kept.subvolumes_per_job,
+        reconciliation_jobs=kept.reconciliation_jobs,
+    )
+    sizes.check_memory(lattice.largest_read, resources)
+    prediction, speed = before, deployment.speed or (before and before.speed)
+    if speed and (before is None or before.speed != speed or kept.jobs_per_node != resources.per_node):
+        coverage = measure_coverage(lattice, deployment.masks)
+        _, prediction = _jobs_and_cost(dataclasses.replace(deployment, speed=speed), lattice, coverage, resources)
+    return replace(kept, jobs_per_node=resources.per_node, node_memory=resources.node_memory, prediction=prediction)
+
+
 def _is_leftover(path: Path) -> bool:
     """Whether a file is what a kill left of a plan that was being written."""
     return path.name.startswith(f".{PLAN_FILE}.") and path.suffix == ".partial"
@@ -238,7 +281,7 @@ def _new_plan(
         overlap = cast(Triple, tuple(min(o, n) for o, n in zip(overlap, shape, strict=True)))
     grid = SubvolumeGrid(box=box, shape=shape, overlap=overlap, bounds=volume.box)
     choose_chunks(grid)  # raises ParameterError where two subvolumes would write one chunk
-    sizes.check_overlap(grid, model.fov)
+    check_overlap(grid, model.fov)
     if len(grid) > MAX_SUBVOLUMES:
         raise ParameterError(f"subvolume {shape}: {len(grid)} of them; expected {MAX_SUBVOLUMES} at most")
     lattice = Lattice(grid)
@@ -255,7 +298,8 @@ def _new_plan(
         masked=ranges_of(np.flatnonzero(coverage.wholly)),
         subvolumes_per_job=per_job,
         reconciliation_jobs=plan_reconciliation_jobs(lattice, resources),
-        jobs_per_node=resources.jobs_per_node,
+        jobs_per_node=resources.per_node,
+        node_memory=resources.node_memory,
         prediction=prediction,
     )
 
@@ -283,6 +327,6 @@ def _jobs_and_cost(
     per_job = sizes.plan_subvolumes_per_job(count, seconds, resources)
     if speed is None:
         return per_job, None
-    jobs = -(-count // per_job)
+    jobs = -(-count // per_job) + -(-(lattice.count - count) // sizes.MASKED_PER_JOB)
     reconciliation_jobs = plan_reconciliation_jobs(lattice, resources)
     return per_job, predict(lattice, coverage, speed, jobs, reconciliation_jobs, resources)

@@ -40,7 +40,7 @@ def predict(
     read = lattice.read_voxels(numbers).astype(np.float64)
     segmented = float((read * (1.0 - coverage.share))[~coverage.wholly].sum())
     inference = segmented / speed + JOB_START_S * jobs
-    merging = float(read.sum()) / COMPARED_PER_S + lattice.grid.box.size / RELABELLED_PER_S
+    merging = merging_seconds(lattice)
     parallel = min(max(reconciliation_jobs, 1), resources.processes)
     seconds = inference + merging
     return Prediction(
@@ -48,9 +48,19 @@ def predict(
         read_voxels=int(read.sum()),
         segmented_voxels=segmented,
         process_seconds=seconds,
-        node_hours=seconds / resources.jobs_per_node / 3600,
+        node_hours=seconds / resources.per_node / 3600,
         wall_seconds=inference / max(1, min(resources.processes, jobs)) + merging / parallel,
     )
+
+
+def merging_seconds(lattice: Lattice) -> float:
+    """What reconciliation takes, of one process."""
+    return lattice.all_read_voxels() / COMPARED_PER_S + lattice.grid.box.size / RELABELLED_PER_S
+
+
+def segmenting_seconds(prediction: Prediction, lattice: Lattice, processes: int, jobs: int) -> float:
+    """What is predicted for all inference jobs, with so many processes at a time."""
+    return (prediction.process_seconds - merging_seconds(lattice)) / max(1, min(processes, jobs))
 
 
 def check_budget(prediction: Prediction | None, budget: float | None) -> None:

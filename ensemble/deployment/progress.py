@@ -1,4 +1,4 @@
-"""How far a deployment is, in voxels, and when it will end."""
+"""How far a step of a deployment is, and when it will end."""
 
 from __future__ import annotations
 
@@ -7,41 +7,70 @@ from collections.abc import Callable
 from datetime import datetime
 
 
-class VoxelProgress:
-    """Counts voxels of write boxes.  What was there when it began does not count for the pace.
+class Progress:
+    """Counts what is done of a step.  What was there when it began does not count for the pace.
 
+    Attributes:
+        title: of the step.
+        total: what there is to do, in `unit`: "voxels" or "jobs", or "%" of a single job.
+        done: of it.
+
+    `expected_s`: seconds that all of it is predicted to take, which tell the end until there is a pace.
     `clock` gives UTC epoch seconds.
     """
 
-    def __init__(self, total: int, clock: Callable[[], float] = time.time) -> None:
-        self.total, self._clock = total, clock
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        unit: str = "voxels",
+        expected_s: float | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.title, self.total, self._unit, self._expected_s, self._clock = title, total, unit, expected_s, clock
         self.done = 0
-        self._made = 0
+        self._found = self._made = 0
+        self._what = ""
         self._begun = clock()
 
-    def add(self, voxels: int, made_now: bool) -> None:
+    def add(self, amount: int, made_now: bool) -> None:
         """More is done: by this run, or found from an earlier one."""
-        self.done += voxels
+        self.done += amount
         if made_now:
-            self._made += voxels
-        elif not self._made:
-            self._begun = self._clock()  # looking at what is there takes time, and tells nothing of the pace
+            self._made += amount
+        else:
+            self._found += amount
+            if not self._made:
+                self._begun = self._clock()  # looking at what is there takes time, and tells nothing of the pace
+
+    def reach(self, share: float, what: str) -> None:
+        """A single job has come so far, with something that has another pace than what it does next."""
+        self.done, self._what = 10 * int(10 * share), what
 
     @property
     def seconds_left(self) -> float | None:
-        """None before there is a pace."""
+        """By the pace; before there is one by what was predicted, or None."""
         passed = self._clock() - self._begun
-        if not self._made or passed <= 0:
+        if self._made and passed > 0:
+            return (self.total - self.done) * passed / self._made
+        if self._expected_s is None:
             return None
-        return (self.total - self.done) * passed / self._made
+        left = self._expected_s * (1 - self._found / max(self.total, 1)) - passed
+        return left if left > 0 else None
 
     def __str__(self) -> str:
-        text = f"{voxels(self.done)} of {voxels(self.total)} voxels"
+        if self._unit == "voxels":
+            text = f"{voxels(self.done)} of {voxels(self.total)} voxels"
+        elif self._unit == "%":
+            text = f"{self._what}, {self.done} %" if self._what else f"{self.done} %"
+        else:
+            text = f"{self.done} of {self.total} {self._unit}"
         left = self.seconds_left
         if left is None or self.done >= self.total:
             return text
         end = datetime.fromtimestamp(self._clock() + left)
-        return f"{text}, ends about {end:%H:%M}" + (f" on {end:%d %b}" if left > 12 * 3600 else "")
+        by = "ends about" if self._made else "predicted to end about"
+        return f"{text}, {by} {end:%H:%M}" + (f" on {end:%d %b}" if left > 12 * 3600 else "")
 
 
 def voxels(count: float) -> str:

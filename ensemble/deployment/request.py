@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from apps.core.boxes import Box, Triple
 from apps.core.errors import ParameterError
 from apps.core.volumes import VoxelSize, absolute_volume
 from apps.ffn.masks import MaskParameters
+from ensemble.deployment.linking import LinkChoices
 from ensemble.models import Model, checkpoint_of
 
 COST_COLUMN = "m:node_hours_per_gigavoxel"
@@ -37,6 +38,7 @@ class Deployment:
         any_voxel_size: segment an image of other voxels than that all the same.
         speed: voxels of read boxes that one process segments a second; None where nobody measured it.
         threads: of one process.
+        links: what is said about when two objects are one.
     """
 
     model: str
@@ -55,6 +57,7 @@ class Deployment:
     any_voxel_size: bool = False
     speed: float | None = None
     threads: int = 1
+    links: LinkChoices = field(default_factory=LinkChoices)
 
     def __post_init__(self) -> None:
         if self.speed is not None and not self.speed > 0:
@@ -74,15 +77,15 @@ class Resources:
 
     Attributes:
         nodes: at a time.
-        jobs_per_node: that share a node.
-        node_memory: bytes of one node.
+        jobs_per_node: that share a node; None: as in the last run, or else one.
+        node_memory: bytes of one node; 0: as it was said last, or else this machine's.
         wall_time_min: of an allocation; a subvolume is to take a small part of it.
-        subvolumes_per_job, reconciliation_jobs: None: planned.
+        subvolumes_per_job, reconciliation_jobs: None: planned.  A plan that is kept has its own.
         budget: node-hours that the prediction may not exceed; None: any.
     """
 
     nodes: int = 1
-    jobs_per_node: int = 1
+    jobs_per_node: int | None = None
     node_memory: int = 0
     wall_time_min: int = 120
     subvolumes_per_job: int | None = None
@@ -98,15 +101,20 @@ class Resources:
             raise ParameterError(f"node memory {self.node_memory}: expected bytes")
 
     @property
+    def per_node(self) -> int:
+        """Jobs that share a node."""
+        return self.jobs_per_node or 1
+
+    @property
     def processes(self) -> int:
         """Jobs at a time."""
-        return self.nodes * self.jobs_per_node
+        return self.nodes * self.per_node
 
     @property
     def process_memory(self) -> int:
         """Bytes for one job.  The nodes of a site on this machine are virtual: they share its memory."""
         node = self.node_memory or psutil.virtual_memory().total // self.nodes
-        return node // self.jobs_per_node
+        return node // self.per_node
 
 
 def deployment_of(home: Path, model: Model, *, image: str, output: Path, **choices: Any) -> Deployment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -13,15 +14,15 @@ from apps.core.errors import DataError, StateError
 from apps.core.files import lock
 from apps.core.progress import Reporter
 from apps.core.stage import load_stage
-from ensemble.deployment.driver import Driver
+from ensemble.deployment.driver import SEGMENTING, Driver
 from ensemble.deployment.owner import Owner, claim
-from ensemble.deployment.plan import DeploymentPlan, find_plan, keep_plan, plan_deployment
-from ensemble.deployment.progress import VoxelProgress
+from ensemble.deployment.plan import DeploymentPlan, find_plan, keep_plan, plan_deployment, renew_plan
+from ensemble.deployment.progress import Progress
 from ensemble.deployment.records import Records
 from ensemble.deployment.request import Deployment, Resources
 from ensemble.deployment.tasks import DeploymentTasks, reconciliation_parameters
 from ensemble.deployment.window import window_size
-from ensemble.display import Display, job_folders
+from ensemble.display import Display, Folders, Update, job_folders
 from ensemble.jobs import CampaignJobs
 from ensemble.workflow import Jobs
 
@@ -58,21 +59,41 @@ def run_plan(
         if isinstance(jobs, CampaignJobs):
             claim(Path(plan.folder), plan.output, Owner(name=jobs.campaign, jobs=str(jobs.root)))
             unfinished = jobs.unfinished
+        renew_plan(plan)
         driver: Driver
 
         def running() -> dict[str, Path]:
             return job_folders(jobs, islice(driver.window.keys, _SHOWN))
 
-        with display.phase("deploy", running) as update:
-
-            def tell(progress: VoxelProgress) -> None:
-                update(progress.done, progress.total, str(progress))
-
+        processes = resources.nodes * plan.jobs_per_node
+        with _Shown(display, running) as tell:
             tasks = DeploymentTasks(plan, deployment)
-            driver = Driver(plan, tasks, jobs, window_size(resources.processes), tell, unfinished=unfinished)
+            driver = Driver(plan, tasks, jobs, window_size(processes), tell, processes, unfinished=unfinished)
+            tell.begin(SEGMENTING)  # to look at what is there may take its time
             records = driver.run(evaluate=deployment.labels is not None)
         prove_complete(plan, records)
         return records
+
+
+class _Shown(contextlib.ExitStack):
+    """Shows each step of a driver as a phase of a display; called with the step's progress."""
+
+    def __init__(self, display: Display, running: Folders) -> None:
+        super().__init__()
+        self._display, self._running = display, running
+        self._title = ""
+        self._update: Update
+
+    def begin(self, title: str) -> None:
+        """Show another step from now on."""
+        self.close()
+        self._title = title
+        self._update = self.enter_context(self._display.phase(title, self._running))
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.title != self._title:
+            self.begin(progress.title)
+        self._update(progress.done, progress.total, str(progress))
 
 
 def _open_lock(folder: Path) -> IO[str]:

@@ -1,10 +1,8 @@
 """How large subvolumes are, how far they overlap, and how many of them a job takes.
 
-Source of the overlap: a flood-filling network labels a voxel well where its field of view fits around it (M.
-Januszewski et al., Nature Methods 15, 2018); published runs of large subvolumes overlap by the field of view but one
-voxel (33 x 33 x 17 and 32 x 32 x 16).  Subvolumes that are small against the field of view need more: the network has
-to be able to step past what is written, and to come back to it from there (`benchmarks.subvolume_invariance` measures
-it).
+Source of the overlap: what the field of view needs at least (`apps.ffn.applicability`).  Subvolumes that are small
+against the field of view need more: the network has to be able to step past what is written, and to come back to it
+from there (`benchmarks.subvolume_invariance` measures it).
 """
 
 from __future__ import annotations
@@ -13,8 +11,8 @@ import math
 
 from apps.core.boxes import Box, Triple
 from apps.core.errors import ParameterError
-from apps.core.subvolumes import SubvolumeGrid
 from apps.core.volumes import DEFAULT_CHUNKS
+from apps.ffn.applicability import needed_overlap
 from ensemble.deployment.request import Resources
 
 # Memory of a process: TensorFlow with a network, and of every voxel of the read box what the peak of the seed policy
@@ -31,32 +29,15 @@ SUBVOLUMES_PER_PROCESS, JOBS_PER_PROCESS = 4, 4
 # A job lasts so long at least, where there are subvolumes enough: then starting it is a small part.
 JOB_S = 300.0
 MAX_SUBVOLUMES_PER_JOB = 64
+# Wholly masked subvolumes take a job next to nothing: an empty piece each, and no network.
+MASKED_PER_JOB = 1024
 LARGEST_SIDE = 1024
-
-
-def needed_overlap(fov: Triple) -> Triple:
-    """Overlap zyx from which on every voxel of a write box has half a field of view around it in the read box."""
-    z, y, x = (2 * (extent // 2) for extent in fov)
-    return z, y, x
 
 
 def plan_overlap(fov: Triple, deltas: Triple) -> Triple:
     """Overlap zyx to use: the least, and one step of the network (`deltas`) on either side of what is written."""
-    z, y, x = (
-        max(LEAST_OVERLAP, extent + 2 * step) for extent, step in zip(needed_overlap(fov), deltas, strict=True)
-    )
+    z, y, x = (max(LEAST_OVERLAP, extent + 2 * step) for extent, step in zip(needed_overlap(fov), deltas, strict=True))
     return z, y, x
-
-
-def check_overlap(grid: SubvolumeGrid, fov: Triple) -> None:
-    """Raise ParameterError where subvolumes overlap by less than the field of view needs."""
-    rows = zip("zyx", grid.counts, grid.overlap, needed_overlap(fov), strict=True)
-    for axis, count, overlap, needed in rows:
-        if count > 1 and overlap < needed:
-            raise ParameterError(
-                f"overlap {grid.overlap}: is {overlap} along {axis}; the model's field of view {fov} (zyx) needs "
-                f"{needed} at least, so that it fits around every voxel that a subvolume writes"
-            )
 
 
 def plan_shape(box: Box, overlap: Triple, speed: float | None, resources: Resources) -> Triple:
@@ -86,7 +67,8 @@ def check_memory(read_shape: Triple, resources: Resources) -> None:
     if needed > there:
         raise ParameterError(
             f"node memory: a job has {there / 2**30:.1f} GiB, and a subvolume that reads {read_shape} needs "
-            f"{needed / 2**30:.1f} GiB; give smaller ones with --subvolume, fewer jobs on a node, or --node-memory"
+            f"{needed / 2**30:.1f} GiB; give fewer jobs on a node, fewer --workers where they share this machine, "
+            "what a node has with --node-memory, or, where nothing is begun, smaller ones with --subvolume"
         )
 
 

@@ -11,11 +11,13 @@ from apps.core.parameters import json_hash
 from ensemble.deployment.coverage import numbers_in
 from ensemble.deployment.plan import DeploymentPlan
 from ensemble.deployment.request import Deployment
+from ensemble.deployment.sizes import MASKED_PER_JOB
 from ensemble.jobs import Task
 
 Action = Literal["compare", "solve", "relabel", "finish", "all"]
-# Wholly masked subvolumes take a job next to nothing: an empty piece each, and no network.
-_MASKED_PER_JOB = 1024
+# What depends on the rules for links.
+AFTER_COMPARING: tuple[Action, ...] = ("all", "solve", "relabel", "finish")
+ALL_ACTIONS: tuple[Action, ...] = ("compare", *AFTER_COMPARING)
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class DeploymentTasks:
         for first in range(0, len(numbers), size):
             yield self.segment(numbers[first : first + size].tolist(), f"inference-{size}", first // size)
         masked = numbers_in(self.plan.masked)
-        for first in range(0, len(masked), _MASKED_PER_JOB):
-            yield self.segment(masked[first : first + _MASKED_PER_JOB].tolist(), "masked", first // _MASKED_PER_JOB)
+        for first in range(0, len(masked), MASKED_PER_JOB):
+            yield self.segment(masked[first : first + MASKED_PER_JOB].tolist(), "masked", first // MASKED_PER_JOB)
 
     def segment_alone(self, number: int) -> Segmenting:
         """A job for one subvolume, which failed in a job with others."""
@@ -51,10 +53,21 @@ class DeploymentTasks:
         return Segmenting(self._task("inference", parameters, kind, index), tuple(numbers))
 
     def reconcile(self, action: Action, index: int | None = None) -> Task:
-        """One phase of reconciliation; `index`: which of its shares."""
+        """One phase of reconciliation; `index`: which of its shares.
+
+        All but the comparisons are other tasks where the links have other rules.
+        """
         part = None if index is None else {"index": index, "of": self.plan.reconciliation_jobs}
         kind = action if index is None else f"{action}-{self.plan.reconciliation_jobs}"
+        if action in AFTER_COMPARING:
+            kind = f"{kind}-{self.plan.links.identity}"
         return self._task("reconciliation", reconciliation_parameters(self.plan, action) | {"part": part}, kind, index)
+
+    def is_of_other_rules(self, key: str) -> bool:
+        """Whether a key is of a job of this deployment that solves, relabels or finishes by other rules for links."""
+        prefix = f"deploy/{self.plan.identity}/"
+        action, _, rest = key.removeprefix(prefix).partition("/")[0].partition("-")
+        return key.startswith(prefix) and action in AFTER_COMPARING and self.plan.links.identity not in rest
 
     def evaluate(self) -> Task:
         """Score the result against the truth."""
@@ -93,12 +106,15 @@ class DeploymentTasks:
             "settings": self.deployment.inference,
             "masks": [mask.to_dict() for mask in self.deployment.masks],
             "threads": self.deployment.threads,
+            "any_voxel_size": self.deployment.any_voxel_size,
         }
 
 
 def reconciliation_parameters(plan: DeploymentPlan, action: str) -> dict[str, Any]:
     """Parameters of the stage `reconciliation` for a deployment."""
+    rules = plan.links.parameters() if action in AFTER_COMPARING else {}
     return {
+        **rules,
         "grid": plan.grid.to_dict(),
         "pieces": str(plan.pieces),
         "output": plan.output,

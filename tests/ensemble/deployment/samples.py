@@ -14,7 +14,7 @@ from typing import Any
 import cc3d
 import numpy as np
 
-from apps.core.errors import EnsembleError, FailureKind
+from apps.core.errors import EnsembleError, FailureKind, kind_of
 from apps.core.parameters import write_json
 from apps.core.progress import silent
 from apps.core.stage import FAILURE_FILE, RESULT_FILE, load_stage, measure_cost
@@ -24,6 +24,7 @@ from apps.ffn.hand_set import bright_is_object
 from apps.ffn.masks import read_masks
 from apps.ffn.segmenter import Counters, Segmentation, SegmentedObject
 from apps.reconciliation.settings import IN_THE_MAKING, MANIFEST
+from apps.reconciliation.solution import SUMMARY, SolutionRecord, Summary
 from ensemble.deployment import Deployment
 from ensemble.jobs import Outcome, Task
 from tests.apps.test_inference import MODEL
@@ -130,8 +131,8 @@ class ThreadJobs:
         try:
             result = stage.run(stage.parameters.from_json(task.parameters), silent)
         except EnsembleError as error:
-            write_json(folder / FAILURE_FILE, {"kind": error.kind.value, "message": str(error)})
-            return Outcome(task.key, 1, None, error.kind, str(error))
+            write_json(folder / FAILURE_FILE, {"kind": kind_of(error).value, "message": str(error)})
+            return Outcome(task.key, 1, None, kind_of(error), str(error))
         record = {"result": result.to_dict(), "cost": {**measure_cost().to_dict(), "start": begin}}
         write_json(folder / RESULT_FILE, record)
         return Outcome(task.key, 1, record)
@@ -174,15 +175,24 @@ class FakeJobs(ThreadJobs):
         numbers = task.parameters.get("numbers", [])
         self.pieces.numbers.update(numbers)
         if task.stage == "reconciliation":
-            self._reconcile(task.parameters["action"], Path(task.parameters["work"]), Path(task.parameters["output"]))
+            rules = task.key.split("/")[2].rpartition("-")[2]
+            self._reconcile(
+                task.parameters["action"], Path(task.parameters["work"]), Path(task.parameters["output"]), rules
+            )
         return Outcome(task.key, 1, fake_record(numbers))
 
-    def _reconcile(self, action: str, work: Path, output: Path) -> None:
-        """The folders that the stage leaves."""
+    def _reconcile(self, action: str, work: Path, output: Path, rules: str) -> None:
+        """The folders that the stage leaves, and what a solution says of its rules."""
         work.mkdir(exist_ok=True)
         making = work / IN_THE_MAKING
         if action in ("solve", "all"):
             making.mkdir(exist_ok=True)
+            (work / "solution").mkdir(exist_ok=True)
+            nothing = dict.fromkeys(Summary.__struct_fields__, 0) | {"worst_face": None}
+            record = SolutionRecord(
+                identity="", rules=rules, voxel_size_nm=VOXEL_NM, summary=Summary.from_json(nothing)
+            )
+            record.save(work / "solution" / SUMMARY)
         if action in ("finish", "all"):
             if output.is_dir():
                 output.rmdir()

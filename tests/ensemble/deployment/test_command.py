@@ -19,6 +19,7 @@ from ensemble.cli.deploy import deploy
 from ensemble.cli.options import MaskType
 from ensemble.deployment import KeptOut, kept_out
 from ensemble.deployment.request import COST_COLUMN, speed_of
+from ensemble.deployment.table import seam_text
 from ensemble.models import Model
 from tests.ensemble.deployment.samples import SHAPE, VOXEL_NM, ThreadJobs, sample_deployment, segment_by_threshold
 
@@ -97,9 +98,42 @@ def test_a_deployment_with_masks_says_what_they_kept_out_and_is_verified(argumen
     text = run([*arguments, *small, "--site", "s", "--mask", "m.zarr=1,2"])
     assert "(2 objects)" in text
     assert "complete: all 4 subvolumes, checksums in" in text
+    seams = str(tmp_path / "out-deployment/reconciliation/solution/seams.parquet")
+    line = next(line for line in text.splitlines() if line.startswith("seams: "))
+    assert line.startswith("seams: 100 % of the voxels that both sides of 6 faces fill agree, at worst 100 %, between")
+    assert line.endswith(f"; all in {seams}") and Path(seams).is_file()
     assert "masks: 16384 of 32768 voxels kept out (50.0 %)" in text
     assert "predicted" in text
     assert "complete, every write box as in" in run(["--verify", "out.zarr"])
+
+
+def test_the_rule_for_links_is_an_option_and_what_changes_is_said(arguments: list[str], tmp_path: Path) -> None:
+    small = [*arguments, "--subvolume", "16,32,32", "--overlap", "8,8,8", "--site", "s"]
+    first = run(small)
+    assert "links           at least 100 voxels and 30 % of the larger, each the other's largest\n" in first
+    assert "(4 objects)" in first and "links are other ones" not in first
+    rule = ["--min-overlap-voxels", "5000", "--min-overlap-fraction", "0.5", "--any-maximum"]
+    changed = run([*small, *rule])
+    assert "voxels and 50 % of the larger, whether the largest or not\n" in changed
+    assert "links are other ones now: min overlap voxels 100 -> 5000, min overlap fraction 0.3 -> 0.5" in changed
+    assert "(8 objects)" in changed
+    again = run(small)
+    assert "at least 5000 voxels" in again and "links are other ones" not in again
+    (tmp_path / "cut.csv").write_text("a,b\n1,16777217\n")
+    assert "cut none -> 1 pair" in run([*small, "--cut", "cut.csv", "--dry-run"])
+    assert "cut" not in run([*small, "--dry-run"]), "a dry run changes nothing"
+
+
+def test_what_is_said_of_seams() -> None:
+    face = {"worst_agreement": 0.5, "worst_face": [0, 3], "worst_box": {"offset": [0, 0, 4], "shape": [8, 8, 2]}}
+    seams = {"file": "s.parquet", "faces": 12, "agreement": 0.99998, **face}
+    assert seam_text(seams) == (
+        "99.99 % of the voxels that both sides of 12 faces fill agree, at worst 50 %, between subvolumes 0 and 3 "
+        "(0:8,0:8,4:6); all in s.parquet"
+    )
+    nothing = dict.fromkeys(face)
+    assert "none of which has voxels" in seam_text({**seams, **nothing, "agreement": None})
+    assert seam_text({**seams, **nothing, "agreement": None, "faces": 0}) == "none, one subvolume"
 
 
 @pytest.mark.parametrize(("row", "speed"), [({COST_COLUMN: 1.0}, 1e9 / 3600), ({}, None), ({COST_COLUMN: None}, None)])

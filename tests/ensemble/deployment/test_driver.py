@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 
 from apps.core.errors import EnsembleError, FailureKind
+from apps.core.progress import FileReporter
 from apps.core.volumes import write_volume
 from apps.reconciliation.settings import IN_THE_MAKING
-from ensemble.deployment import Deployment, Resources, plan_deployment
+from ensemble.deployment import Deployment, LinkChoices, Resources, plan_deployment
 from ensemble.deployment import driver as driver_module
 from ensemble.deployment.driver import MAX_TRIES, Driver, SubvolumesFailedError
 from ensemble.deployment.plan import keep_plan
-from ensemble.deployment.progress import VoxelProgress, duration, voxels
+from ensemble.deployment.progress import Progress, duration, voxels
 from ensemble.deployment.records import Records, kept_out
 from ensemble.deployment.tasks import DeploymentTasks
 from ensemble.deployment.window import Window, window_size
@@ -313,6 +314,35 @@ def test_jobs_that_a_killed_driver_left_end_before_what_needs_the_lock_alone(
     assert kinds(jobs.log)[2:] == ["inference", *["compare"] * 3, "solve", *["relabel"] * 3, "finish"]
 
 
+def test_jobs_by_other_rules_that_a_killed_driver_left_end_before_anything_is_submitted(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    other = replace(deployment, links=LinkChoices(min_overlap_voxels=7))
+    jobs = FakeJobs(tmp_path / "jobs")
+    drive(deployment, jobs)
+    theirs, ours = (DeploymentTasks(plan_deployment(given, RESOURCES), given) for given in (deployment, other))
+    assert ours.reconcile("compare", 1).key == theirs.reconcile("compare", 1).key
+    left, gate = theirs.reconcile("relabel", 2), threading.Event()
+    jobs.forget([left.key])
+    jobs.hook = lambda task: None if gate.wait(30) else FailureKind.HUNG
+    earlier = jobs.submit(left)
+    unfinished = {left.key, ours.reconcile("compare", 1).key, next(ours.segmenting()).task.key}
+    jobs.log.clear()
+    submit = jobs.submit
+
+    def follow(task: Task) -> Future[Outcome]:
+        if task.key == left.key:
+            gate.set()
+            return earlier
+        assert earlier.done(), f"{task.key} was submitted too early"
+        return submit(task)
+
+    jobs.submit = follow  # type: ignore[method-assign]
+    Driver(ours.plan, ours, jobs, 1, pieces=jobs.pieces, unfinished=lambda: unfinished).run(False)
+    begun = Counter(kinds([key for key in jobs.log if key != left.key]))
+    assert begun == {"solve": 1, "relabel": 3, "finish": 1}
+
+
 @pytest.mark.parametrize("call", ["withdraw", "forget"])
 def test_a_lost_service_does_not_hide_why_a_job_failed(
     deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
@@ -354,9 +384,47 @@ def test_no_more_jobs_are_under_way_than_the_window_holds_whatever_their_order(
     assert window_size(10_000) == 40_000
 
 
+def test_each_step_tells_how_far_it_is(deployment: Deployment, tmp_path: Path) -> None:
+    """The one job of a step by what it says itself; what is done already is not told again."""
+    labelled = replace(deployment, labels=str(tmp_path / "labels.zarr"))
+    told: list[str] = []
+
+    def tell(progress: Progress) -> None:
+        line = f"{progress.title}: {str(progress).partition(', ends')[0].partition(', predicted')[0]}"
+        if line not in told:
+            told.append(line)
+
+    for shares, expected in (
+        (2, ["reconciling: solving: half, 50 %", "reconciling: solving: done, 100 %"]),
+        (1, ["reconciling: half, 50 %", "reconciling: done, 100 %"]),
+    ):
+        begun = replace(labelled, output=tmp_path / f"out-{shares}.zarr")
+        jobs = FakeJobs(tmp_path / f"jobs-{shares}")
+
+        def hook(task: Task, jobs: FakeJobs = jobs) -> None:
+            if task.parameters.get("action") in ("solve", "all"):
+                jobs.workdir(task.key).mkdir(parents=True)
+                FileReporter(jobs.workdir(task.key))(1, 2, "half")
+                time.sleep(0.7)
+
+        jobs.hook = hook
+        plan = plan_deployment(begun, replace(RESOURCES, reconciliation_jobs=shares))
+        keep_plan(plan)
+        told.clear()
+        counts = []
+        for _ in range(2):
+            driver = Driver(plan, DeploymentTasks(plan, begun), jobs, 8, tell, 1, pieces=jobs.pieces)
+            driver.run(evaluate=True)
+            assert set(expected) <= set(told)
+            assert ("reconciling: relabelling: 32.8 k of 32.8 k voxels" in told) == (shares > 1)
+            assert told[-1] == "evaluating: done, 100 %"
+            counts.append(len(told))
+        assert counts[0] == counts[1]
+
+
 def test_progress_tells_the_expected_end() -> None:
     now = [1000.0]
-    progress = VoxelProgress(10_000_000, clock=lambda: now[0])
+    progress = Progress("deploy", 10_000_000, clock=lambda: now[0])
     assert str(progress) == "0 of 10 M voxels"
     now[0] += 50
     progress.add(5_000_000, made_now=False)  # found from an earlier run: no pace
@@ -366,5 +434,18 @@ def test_progress_tells_the_expected_end() -> None:
     assert progress.seconds_left == pytest.approx(400)
     end = time.strftime("%H:%M", time.localtime(now[0] + 400))
     assert str(progress) == f"6 M of 10 M voxels, ends about {end}"
+    # Before the first job has ended, what was predicted tells it: for what an earlier run has left.
+    expected = Progress("deploy", 100, "jobs", 600.0, clock=lambda: now[0])
+    expected.add(50, made_now=False)
+    now[0] += 100
+    assert expected.seconds_left == pytest.approx(200)
+    end = time.strftime("%H:%M", time.localtime(now[0] + 200))
+    assert str(expected) == f"50 of 100 jobs, predicted to end about {end}"
+    now[0] += 201
+    assert str(expected) == "50 of 100 jobs"
+    single = Progress("solve", 100, "%")
+    for share, text in ((0.0, "0 %"), (0.57, "linking objects, 50 %"), (1.0, "linking objects, 100 %")):
+        single.reach(share, "linking objects" if share else "")
+        assert str(single) == text
     assert [voxels(n) for n in (950, 12_500, 3e9, 1.25e12)] == ["950", "12.5 k", "3 G", "1.25 T"]
     assert [duration(s) for s in (42, 190, 19_200)] == ["42 s", "3 min 10 s", "5 h 20 min"]

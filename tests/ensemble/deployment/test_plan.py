@@ -9,21 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import msgspec
 import numpy as np
 import pytest
 
 from apps.core.boxes import Box
 from apps.core.errors import DataError, ParameterError, StateError, UserError
+from apps.core.progress import silent
 from apps.core.stage import load_stage
 from apps.core.subvolumes import SubvolumeGrid
 from apps.core.volumes import open_volume, write_volume
+from apps.ffn.checkpoint import read_info, read_weights, save_checkpoint
 from apps.ffn.masks import MaskParameters
 from ensemble.deployment import Deployment, Resources, plan_deployment, sizes
 from ensemble.deployment.coverage import measure_coverage, numbers_in, ranges_of
 from ensemble.deployment.lattice import Lattice
-from ensemble.deployment.plan import keep_plan
+from ensemble.deployment.plan import keep_plan, renew_plan
 from ensemble.deployment.prediction import JOB_START_S, predict
-from ensemble.deployment.table import plan_table
+from ensemble.deployment.table import plan_table, what_changes
 from ensemble.deployment.tasks import DeploymentTasks
 from tests.ensemble.deployment.samples import SHAPE, VOXEL_NM, sample_deployment
 
@@ -66,14 +69,9 @@ def test_a_box_is_divided_evenly() -> None:
     assert all(count * extent - n < 64 * count for count, extent, n in zip(counts, shape, box.shape, strict=True))
 
 
-def test_overlap_is_what_the_field_of_view_needs() -> None:
-    assert sizes.needed_overlap((17, 33, 33)) == (16, 32, 32)  # that of published runs
+def test_overlap_is_what_the_field_of_view_needs_and_two_steps() -> None:
     assert sizes.plan_overlap((17, 33, 33), (4, 8, 8)) == (24, 48, 48)
     assert sizes.plan_overlap((5, 9, 9), (1, 2, 4)) == (16, 16, 16)
-    grid = SubvolumeGrid(box=Box.of((0, 0, 0), (64, 128, 128)), shape=(64, 64, 64), overlap=(0, 32, 31))
-    with pytest.raises(ParameterError, match=r"is 31 along x.*needs 32"):
-        sizes.check_overlap(grid, (33, 33, 33))
-    sizes.check_overlap(grid, (33, 33, 31))  # along z there is one subvolume, and nothing to overlap
 
 
 @pytest.mark.parametrize(
@@ -148,7 +146,7 @@ def test_the_plan_names_every_subvolume_once_in_valid_tasks(deployment: Deployme
     assert again.reconcile("solve").key == tasks.reconcile("solve").key  # however many jobs share it
     other = plan_deployment(replace(deployment, inference={"min_size": 60}), RESOURCES)
     assert other.identity != plan.identity
-    text = plan_table(plan)
+    text = plan_table(plan, RESOURCES)
     for word in ("2 x 2 x 2 = 8 of 16 x 16 x 16", "3, of 3 subvolumes", "3 jobs to compare", "node-hours"):
         assert word in text
 
@@ -168,7 +166,10 @@ def test_wholly_masked_subvolumes_are_in_no_job_that_starts_a_network(deployment
     assert [job.numbers for job in jobs][-1] == (12, 13, 14, 15)
     assert "masked" in jobs[-1].task.key
     assert not any({12, 13, 14, 15} & set(job.numbers) for job in jobs[:-1])
-    assert "wholly masked   4" in plan_table(plan)
+    assert "wholly masked   4" in plan_table(plan, RESOURCES)
+    assert plan.prediction
+    seconds = plan.prediction.process_seconds - plan.prediction.segmented_voxels / plan.prediction.speed
+    assert seconds == pytest.approx(len(jobs) * JOB_START_S, abs=0.1)  # and next to nothing for reconciliation
     without = plan_deployment(replace(masked, masks=()), RESOURCES)
     assert plan.prediction and without.prediction
     assert plan.prediction.segmented_voxels < 0.6 * without.prediction.segmented_voxels
@@ -206,6 +207,21 @@ def test_an_image_of_other_voxels_than_the_models_is_refused(deployment: Deploym
     plan_deployment(replace(deployment, trained_voxel_size_nm=None), RESOURCES)
 
 
+def test_what_the_checkpoint_says_of_voxels_counts_before_the_row_and_jobs_are_told_to_take_any(
+    deployment: Deployment,
+) -> None:
+    info = msgspec.structs.replace(read_info(deployment.checkpoint), voxel_size_nm=(8.0, 8.0, 8.0))
+    save_checkpoint(deployment.checkpoint, info, read_weights(deployment.checkpoint, info.model), {})
+    refused(deployment, DataError, "model demo:1 was trained at 8 x 8 x 8 nm.*--any-voxel-size")
+    wanted = replace(deployment, any_voxel_size=True)
+    job = next(DeploymentTasks(plan_deployment(wanted, RESOURCES), wanted).segmenting())
+    given = {**job.task.parameters, "numbers": []}  # none to segment, so that the job only looks whether all fits
+    inference = load_stage("inference")
+    assert inference.run(inference.parameters.from_json(given), silent).to_dict()["count"] == 0
+    with pytest.raises(DataError, match="trained at 8 x 8 x 8 nm"):
+        inference.run(inference.parameters.from_json({**given, "any_voxel_size": False}), silent)
+
+
 def test_numbers_that_cannot_be(deployment: Deployment) -> None:
     with pytest.raises(ParameterError, match="speed"):
         replace(deployment, speed=0.0)
@@ -225,7 +241,7 @@ def test_a_budget_that_the_prediction_exceeds_is_refused_with_the_figure(deploym
         plan_deployment(deployment, replace(RESOURCES, budget=hours * 0.99))
     with pytest.raises(ParameterError, match="--speed"):
         plan_deployment(replace(deployment, speed=None), replace(RESOURCES, budget=1.0))
-    assert "nobody has measured" in plan_table(plan_deployment(replace(deployment, speed=None), RESOURCES))
+    assert "nobody has measured" in plan_table(plan_deployment(replace(deployment, speed=None), RESOURCES), RESOURCES)
 
 
 def test_a_kept_plan_is_gone_on_with_and_another_request_for_its_output_refused(deployment: Deployment) -> None:
@@ -233,12 +249,38 @@ def test_a_kept_plan_is_gone_on_with_and_another_request_for_its_output_refused(
     plan = plan_deployment(automatic, RESOURCES)
     assert plan.grid.shape == (64, 64, 64)
     keep_plan(plan)
-    assert plan_deployment(automatic, Resources(nodes=16, node_memory=2 << 30)) == plan  # whatever the nodes are now
+    assert plan_deployment(automatic, Resources(nodes=16)) == plan  # whatever the nodes are now
     with pytest.raises(StateError, match=r"subvolume \[64, 64, 64\] \(now \[16, 16, 16\]\)"):
         plan_deployment(deployment, RESOURCES)
     with pytest.raises(StateError, match="inference settings"):
         plan_deployment(replace(automatic, inference={"min_size": 1}), RESOURCES)
     assert plan_deployment(replace(automatic, labels=str(deployment.image)), RESOURCES) == plan
+
+
+def test_what_a_later_run_may_change_of_a_kept_plan(deployment: Deployment) -> None:
+    """What only jobs to come need is taken; what the names of jobs that are done say is kept, and that is said."""
+    begun = replace(RESOURCES, subvolumes_per_job=2, reconciliation_jobs=2)
+    plan = plan_deployment(deployment, begun)
+    keep_plan(plan)
+    assert what_changes(plan_deployment(deployment, begun), begun) == []
+    other = replace(RESOURCES, jobs_per_node=4, node_memory=5 << 30, subvolumes_per_job=3, reconciliation_jobs=5)
+    found = plan_deployment(deployment, other)
+    assert what_changes(found, other) == [
+        "kept from the plan, as jobs are done by it: --per-job 2 (not 3), --reconciliation-jobs 2 (not 5)"
+    ]
+    assert plan.prediction and found.prediction
+    assert found.prediction.node_hours == pytest.approx(plan.prediction.node_hours / 4)
+    taken = {"jobs_per_node": 4, "node_memory": 5 << 30, "prediction": found.prediction}
+    assert found == msgspec.structs.replace(plan, **taken)
+    assert "1.0 GiB needed, 1.2 GiB there\n" in plan_table(found, other) + "\n"
+    renew_plan(found)
+    assert plan_deployment(deployment, Resources()) == found  # as it was said last
+    with pytest.raises(ParameterError, match=r"a job has 0\.5 GiB.*fewer jobs on a node"):
+        plan_deployment(deployment, Resources(node_memory=2 << 30))
+    slow = plan_deployment(replace(deployment, speed=1.0), Resources()).prediction
+    assert slow and slow.speed == 1.0 and slow.node_hours > 100 * found.prediction.node_hours
+    with pytest.raises(ParameterError, match="above the budget"):
+        plan_deployment(replace(deployment, speed=1.0), Resources(budget=found.prediction.node_hours * 2))
 
 
 def test_another_voxel_size_is_another_deployment(deployment: Deployment, tmp_path: Path) -> None:
