@@ -1,21 +1,19 @@
 """Voxels that a subvolume leaves empty where it writes, and that a neighbour who sees them too has filled.
 
 A network that comes from another side fills what this one did not reach, or threw away as too small a part of an object
-that is large next door.  What a subvolume has filled itself stays as it is, so nothing is joined by this.  Its worth is
-measured by `benchmarks.subvolume_invariance`.
+that is large next door.  What a subvolume has filled itself stays as it is, so nothing is joined by this.  How near a
+volume in many subvolumes comes to one in one piece, `benchmarks.subvolume_invariance` measures.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apps.core.volumes import Array
+from apps.reconciliation.relabelling import relabel
 from apps.reconciliation.solution import Solution
 from apps.reconciliation.units import UnitFiles
 
@@ -40,9 +38,7 @@ class Filling:
         """What the filled voxels of a write box depend on, for each neighbour that reaches into it."""
         return [f"{other}-{self.given(other)}" for other in self.units.surroundings.reaching(number)]
 
-    def fill(
-        self, number: int, voxels: NDArray[np.uint64], relabel: Callable[[Array, Any, Any], NDArray[np.uint64]]
-    ) -> int:
+    def fill(self, number: int, voxels: NDArray[np.uint64]) -> int:
         """Fill the empty `voxels` (uint64, zyx) of a write box in place; returns how many have been filled.
 
         Of several neighbours that fill a voxel the one with the smallest number counts.  Raises StateError where a

@@ -27,6 +27,7 @@ from apps.core.parameters import json_hash
 from apps.core.volumes import Array, Volume, VoxelSize, create_shared_volume, open_volume, open_volume_to_write
 from apps.reconciliation.box_records import BoxRecord, EarlierRecords
 from apps.reconciliation.filling import Filling
+from apps.reconciliation.relabelling import relabel
 from apps.reconciliation.settings import IN_THE_MAKING
 from apps.reconciliation.solution import Solution
 from apps.reconciliation.units import UnitFiles
@@ -169,7 +170,7 @@ class Making:
         units.check_piece(number)  # it was not replaced while it was read
         local, objects = self.solution.mapping(number)
         voxels = relabel(labels, local, objects)
-        by_neighbours = self._filling.fill(number, voxels, relabel) if self.fill else 0
+        by_neighbours = self._filling.fill(number, voxels) if self.fill else 0
         self.volume.write(self.box(number), voxels)
         return _describe(number, self.identity(number), voxels, by_neighbours)
 
@@ -199,14 +200,6 @@ class Making:
     @cached_property
     def _fits(self) -> bool:
         return self._is_alike(self.output)
-
-
-def relabel(labels: Array, local: NDArray[np.uint32], objects: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Replace the ids `local` [n] by `objects` [n], and 0 by 0, in labels of any shape that have no other ids."""
-    table = np.zeros(int(local[-1]) + 1 if len(local) else 1, np.uint64)
-    table[local] = objects
-    relabelled: NDArray[np.uint64] = table[labels]
-    return relabelled
 
 
 def sha256(voxels: Array) -> str:

@@ -2,7 +2,7 @@
 
 Source of the overlap: what the field of view needs at least (`apps.ffn.applicability`).  Subvolumes that are small
 against the field of view need more: the network has to be able to step past what is written, and to come back to it
-from there (`benchmarks.subvolume_invariance` measures it).
+from there (`benchmarks.subvolume_invariance` measures what dividing costs).
 """
 
 from __future__ import annotations
