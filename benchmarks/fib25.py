@@ -2,13 +2,13 @@
 
     python -m benchmarks.fib25 --out ../fib25-run --json benchmarks/results/fib25.json
 
-Each step is the stage that a deployment runs, as jobs of their own that share it by parts: inference in overlapping
-subvolumes (with --consensus once more with the seeds in reverse order, and the split consensus of both),
-reconciliation, agglomeration.  Then every segmentation is scored against the proofread labels, beside the one that
-google/ffn published for this volume, in the same voxels.  At last every object is cut where a subvolume ends, as if
-there were no reconciliation: what agglomeration then joins shows what it mends and what it gets wrong.  Run again with
-the same --out, it goes on where it was ended, and jobs that are done are not done again; their seconds are those they
-took.
+Each step is the stage that a deployment runs, with its overlap and its rules for links, as jobs of their own that share
+it by parts: inference in overlapping subvolumes (with --consensus once more with the seeds in reverse order, and the
+split consensus of both), reconciliation, agglomeration.  Then every segmentation is scored against the proofread
+labels, beside the one that google/ffn published for this volume, in the same voxels.  At last every object is cut where
+a subvolume ends, as if there were no reconciliation: what agglomeration then joins shows what it mends and what it gets
+wrong.  Run again with the same --out, it goes on where it was ended, and jobs that are done are not done again; their
+seconds are those they took.
 
 --quick takes a box of 64 x 128 x 128 voxels.  The sample is looked for in $ENSEMBLE_FIB25, or ../shared/data/fib25.
 """
@@ -39,6 +39,7 @@ from apps.core.volumes import open_volume, write_volume
 from apps.evaluation.contingency import count_pairs
 from apps.evaluation.metrics import Scores, score
 from benchmarks.harness import Figure, benchmark_with_options
+from ensemble.deployment.sizes import plan_overlap
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = Path(os.environ.get("ENSEMBLE_FIB25", ROOT.parent / "shared/data/fib25"))
@@ -53,7 +54,12 @@ CHUNKS: Triple = (32, 64, 64)
 # Off the faces no field of view is centred, so that the shell is mostly unfilled.
 BORDER = 16
 INNER = f"{BORDER} voxels off the faces"
-NETWORK = {"fov": [33, 33, 33], "deltas": [8, 8, 8], "image_mean": 128.0, "image_std": 33.0}
+FOV: Triple = (33, 33, 33)
+DELTAS: Triple = (8, 8, 8)
+NETWORK = {"fov": list(FOV), "deltas": list(DELTAS), "image_mean": 128.0, "image_std": 33.0}
+OVERLAP = plan_overlap(FOV, DELTAS)
+# More voxels than any two objects share.
+NO_LINKS = {"min_overlap_voxels": 1 << 31}
 Labels = NDArray[Any]
 
 
@@ -183,7 +189,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> Case:
     """Cut the image to the box, and plan the subvolumes."""
     box, shape = (SMALL, SMALL_SHAPE) if options.quick else (WHOLE, SHAPE)
     local = Box.of((0, 0, 0), box.shape)
-    grid = SubvolumeGrid(box=local, shape=shape, overlap=(32, 32, 32))
+    grid = SubvolumeGrid(box=local, shape=shape, overlap=OVERLAP)
     case = Case(box, grid, folder, options)
     made_for = folder / "box.json"
     if made_for.is_file() and json.loads(made_for.read_text()) != str(box):
@@ -244,7 +250,7 @@ def reconcile(case: Case, runner: Runner, pieces: Path, name: str, links: bool =
         "pieces": str(pieces),
         "output": str(output),
         "chunks": list(CHUNKS),
-        "min_overlap_voxels": 500 if links else 1 << 31,
+        **({} if links else NO_LINKS),
     }
     runner.run("reconciliation", f"reconciliation-{name}", parameters)
     return output

@@ -33,7 +33,7 @@ _OPTIONS: dict[Conversion, tuple[str, ...]] = {
     "from_google_result": ("corner", "voxel_size_nm"),
     "to_google_result": ("corner", "box", "objects"),
     "to_hdf5": ("box",),
-    "from_google_checkpoint": ("image_mean", "image_std", "fov", "deltas"),
+    "from_google_checkpoint": ("image_mean", "image_std", "fov", "deltas", "voxel_size_nm"),
 }
 
 
@@ -74,7 +74,11 @@ class InterchangeParameters(Parameters, frozen=True, kw_only=True):
         str | None, Meta(description="table of the labels' objects; null: NAME.parquet of NAME.zarr where there is one")
     ] = None
     voxel_size_nm: Annotated[
-        VoxelSize | None, Meta(description="zyx in nanometres, which a google/ffn result does not say; null: 1, 1, 1")
+        VoxelSize | None,
+        Meta(
+            description="zyx in nanometres, which google/ffn's files do not say; null: 1, 1, 1 for labels, and for a "
+            "checkpoint that nobody knows them, so that it is taken for images of any"
+        ),
     ] = None
     image_mean: Annotated[float | None, Meta(description="grey value that the checkpoint was trained to take as 0")] = (
         None
@@ -214,6 +218,7 @@ def from_google_checkpoint(parameters: InterchangeParameters, report: Reporter) 
         model=checkpoint.model,
         image_mean=mean,
         image_std=std,
+        voxel_size_nm=parameters.voxel_size_nm,
         step=checkpoint.step,
         provenance={"imported_from": str(Path(parameters.source).absolute()), "code_version": code_version()},
     )

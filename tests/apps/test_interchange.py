@@ -170,13 +170,14 @@ def test_hdf5_is_written_in_slabs_of_a_box(tmp_path: Path) -> None:
 def test_a_google_checkpoint_becomes_one_of_ours(tmp_path: Path) -> None:
     from apps.ffn.checkpoint import load_checkpoint
 
+    said: dict[str, Any] = {"image_mean": 128, "image_std": 33, "voxel_size_nm": VOXEL_SIZE}
     for _ in range(2):
-        result = convert("from_google_checkpoint", GOOGLE_CHECKPOINT, tmp_path / "ffn", image_mean=128, image_std=33)
+        result = convert("from_google_checkpoint", GOOGLE_CHECKPOINT, tmp_path / "ffn", **said)
     assert result.steps == 27465036
     ours, googles = load_checkpoint(str(tmp_path / "ffn")), load_checkpoint(GOOGLE_CHECKPOINT)
     assert ours.model == googles.model
     assert (ours.model.fov, ours.model.deltas, ours.model.depth) == ((33, 33, 33), (8, 8, 8), 12)
-    assert (ours.image_mean, ours.image_std, ours.step) == (128, 33, 27465036)
+    assert (ours.image_mean, ours.image_std, ours.step, ours.voxel_size_nm) == (128, 33, 27465036, VOXEL_SIZE)
     assert list(ours.weights) == list(googles.weights)
     for name, values in googles.weights.items():
         np.testing.assert_array_equal(ours.weights[name], values)
@@ -205,6 +206,7 @@ def test_an_import_does_not_overwrite_a_training(tmp_path: Path) -> None:
         ({"conversion": "from_google_checkpoint", "output": "x"}, "image_mean, image_std"),
         ({"conversion": "from_google_checkpoint", "output": "x", "image_mean": 1.0}, "image_mean, image_std"),
         ({"conversion": "to_google_result", "output": "x", "image_mean": 1.0}, "image_mean: to_google_result"),
+        ({"conversion": "to_hdf5", "output": "x.h5:a", "voxel_size_nm": (1.0, 1.0, 1.0)}, "voxel_size_nm: to_hdf5"),
         ({"conversion": "from_google_result", "output": "x.zarr", "voxel_size_nm": (0.0, 1.0, 1.0)}, "positive"),
         ({"conversion": "magic", "output": "x"}, "conversion"),
     ],
