@@ -73,21 +73,14 @@ class Tables:
 def collect(inputs: Inputs, report: Reporter) -> MergeRecord:
     """Decide on all decision points.  Where the very same was decided before, that stands.
 
-    Raises StateError that names the block where one has no scores, or scores of other parameters.
+    Raises StateError that names the block where one has no scores, or scores of other parameters or voxels.
     """
     parameters = inputs.parameters
     scorer, tables = Scorer(inputs), Tables(parameters.work_folder)
     contents = []
     for number in range(len(inputs.blocks)):
         report(number, 2 * len(inputs.blocks), "collecting scores")
-        plan, content = scorer.marks(number)
-        if plan != scorer.plan or content is None:
-            what = "has no scores" if plan is None else "has scores of other parameters or another network"
-            raise StateError(
-                f"block {number} ({inputs.blocks[number]}) of {parameters.segmentation}: {what}; run the action score "
-                "for it"
-            )
-        contents.append(content)
+        contents.append(_content(scorer, number))
     forbidden, cut = read_pairs(parameters.forbidden), read_pairs(parameters.cut)
     identity = json_hash([scorer.plan, contents, astuple(parameters.rule), forbidden.tolist(), cut.tolist()])
     known = read_record(parameters.work_folder)
@@ -102,6 +95,22 @@ def collect(inputs: Inputs, report: Reporter) -> MergeRecord:
     record = _decide(inputs, scorer, tables, identity, forbidden, cut, report)
     record.save(parameters.work_folder / RECORD)
     return record
+
+
+def _content(scorer: Scorer, number: int) -> str:
+    """Hash of the voxels that a block's scores are of.  Raises StateError where those to decide by are not there."""
+    plan, content = scorer.marks(number)
+    if plan is None or content is None:
+        what = "has no scores"
+    elif plan != scorer.plan:
+        what = "has scores of other parameters or another network"
+    elif content != scorer.content(number):
+        what = "has scores of other voxels: the segmentation, the image or a mask was written since"
+    else:
+        return content
+    inputs = scorer.inputs
+    where = f"block {number} ({inputs.blocks[number]}) of {inputs.parameters.segmentation}"
+    raise StateError(f"{where}: {what}; run the action score for it")
 
 
 def read_record(work: Path) -> MergeRecord | None:
