@@ -85,7 +85,7 @@ def run(
     pipeline, _ = load_pipeline(file, home)
     folder = (out or Path(pipeline.name)).absolute()
     if dry_run:
-        _say_plan(pipeline, folder, workers, home)
+        _say_plan(pipeline, folder, workers)
         return
     from ensemble.campaigns import CampaignPlan, create_campaign
     from ensemble.cli.quickstart import SITE, SITE_NODES
@@ -139,7 +139,7 @@ def _check(pipeline: Pipeline, folder: Path, workers: int, follow: bool) -> tupl
     return look, engine.outlooks(look)
 
 
-def _say_plan(pipeline: Pipeline, folder: Path, workers: int, home: Path) -> None:
+def _say_plan(pipeline: Pipeline, folder: Path, workers: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -153,7 +153,7 @@ def _say_plan(pipeline: Pipeline, folder: Path, workers: int, home: Path) -> Non
         jobs = "?" if outlook.jobs is None else str(outlook.jobs)
         table.add_row(name, pipeline.steps[name].stage, jobs, outlook.words, ", ".join(pipeline.needs(name)))
     Console().print(table)
-    for name, model in registered_models(pipeline, home):
+    for name, model in registered_models(pipeline):
         click.echo(f"{name}: model {model}, {pipeline.steps[name].parameters['model']}")
     known = [outlook.jobs for outlook in outlooks.values() if outlook.jobs is not None]
     unknown = len(outlooks) - len(known)

@@ -22,6 +22,7 @@ from apps.core.stage import code_version, load_stage
 from apps.core.volumes import open_volume
 from ensemble.pipeline.definition import Pipeline
 from ensemble.pipeline.engine import Look
+from ensemble.pipeline.registered import registered_models
 from ensemble.viewing.choice import Choice, choose
 from ensemble.viewing.lineage import SEGMENTING, Lineage, Record
 from ensemble.viewing.stores import VIEW_FILE, VOLUMES, Stores
@@ -56,7 +57,12 @@ def write_report(path: Path, pipeline: Pipeline, look: Look, node_seconds: Mappi
         pictures=pictures,
         places=(*((f"{name}: page", str(page)) for name, _, page in connectomes), *_places(look)),
         honest=missing if accuracy else (*missing, NO_TRUTH),
-        provenance={"code version": code_version(), "host": platform.node(), "written": time.strftime("%F %T %z")},
+        provenance={
+            "code version": code_version(),
+            "host": platform.node(),
+            "written": time.strftime("%F %T %z"),
+            **{f"{step}: model": model for step, model in registered_models(pipeline)},
+        },
         commands=(jobs,) if stores is None else (viewer, jobs),
     )
     try:

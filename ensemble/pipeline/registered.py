@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps.core.errors import EnsembleError, ParameterError
-from ensemble.models import CHECKPOINT, checkpoint_of, find_model
+from ensemble.models import CHECKPOINT, MODEL_FILE, Model, checkpoint_of, find_model
 
 if TYPE_CHECKING:
     from ensemble.pipeline.definition import Pipeline
@@ -46,9 +46,11 @@ def with_registered_model(stage: str, parameters: Mapping[str, Any], home: Path)
     return {**found, SETTINGS: {**model.inference, **own}} if isinstance(own, Mapping) else found
 
 
-def registered_models(pipeline: Pipeline, home: Path) -> Iterator[tuple[str, str]]:
-    """(step, NAME:VERSION) of the steps whose model is a registered one."""
+def registered_models(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
+    """(step, NAME:VERSION) of the steps whose model is a registered one; the record beside its checkpoint tells."""
     for step, content in pipeline.steps.items():
         folder = Path(str(content.parameters.get(MODEL)))
-        if folder.name == CHECKPOINT and folder.parents[2:3] == (home / "models",):
-            yield step, f"{folder.parents[1].name}:{folder.parents[0].name}"
+        record = folder.parent / MODEL_FILE
+        if folder.name == CHECKPOINT and record.is_file():
+            model = Model.load(record)
+            yield step, f"{model.name}:{model.version}"

@@ -12,6 +12,7 @@ from apps.core.errors import ParameterError
 from apps.ffn.checkpoint import CheckpointInfo, save_checkpoint
 from apps.ffn.hand_set import bright_is_object
 from ensemble.models import CHAMPION, register_model
+from ensemble.pipeline.chain import write_report
 from ensemble.pipeline.definition import Pipeline, load_pipeline
 from ensemble.pipeline.engine import Engine
 from ensemble.pipeline.registered import registered_models
@@ -70,7 +71,14 @@ def test_a_name_becomes_the_folder_of_its_version(home: Path, stage: str, name: 
     parameters = pipeline.steps["flood"].parameters
     assert parameters["model"] == str(home / "models" / "demo" / str(version) / "checkpoint")
     assert parameters["settings"] == INFERENCE
-    assert dict(registered_models(pipeline, home)) == {"flood": f"demo:{version}"}
+    assert dict(registered_models(pipeline)) == {"flood": f"demo:{version}"}
+
+
+def test_the_report_says_which_version_a_step_took(home: Path, tmp_path: Path) -> None:
+    pipeline = load(home, "demo@champion")
+    look = Engine(pipeline, tmp_path / "out", StageJobs()).look()
+    page = write_report(tmp_path / "report.html", pipeline, look, {"flood": 0.0}).read_text()
+    assert "flood: model" in page and "demo:2" in page
 
 
 def test_the_steps_own_settings_go_over_those_that_the_model_was_scored_with(home: Path) -> None:
@@ -82,7 +90,7 @@ def test_the_steps_own_settings_go_over_those_that_the_model_was_scored_with(hom
 def test_a_folder_stays_what_it_is(home: Path, model: str) -> None:
     pipeline = load(home, model)
     assert pipeline.steps["flood"].parameters.keys() == {"image", "model", "grid"}
-    assert pipeline.steps["flood"].parameters["model"].startswith("/") and not dict(registered_models(pipeline, home))
+    assert pipeline.steps["flood"].parameters["model"].startswith("/") and not dict(registered_models(pipeline))
 
 
 def test_a_step_may_take_what_an_earlier_one_trains(home: Path) -> None:
