@@ -100,7 +100,7 @@ def node_table(graph: nx.DiGraph, ids: Ids) -> NodeTable:
     return NodeTable(*(np.array([column.get(key, 0) for key in keys], np.int64) for column in columns))
 
 
-def measure(graph: nx.DiGraph, hubs: int = 10, triad_edges: int = 20_000) -> Measures:
+def measure(graph: nx.DiGraph, hubs: int = 10, triad_edges: int = 200_000) -> Measures:
     """All measures; triads only in a graph of `triad_edges` or fewer, as their time grows with edges and degree."""
     weak = [len(part) for part in nx.weakly_connected_components(graph)]
     strong = [len(part) for part in nx.strongly_connected_components(graph)]

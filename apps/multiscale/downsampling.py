@@ -20,7 +20,7 @@ from apps.core.volumes import Array
 Rule = Callable[[Array, Triple], Array]
 
 # As many voxels of windows that hold several labels are compared at a time, which bounds the memory that it takes.
-_BATCH = 1 << 20
+_BATCH = 1 << 18
 
 
 def reduced_shape(shape: Triple, factor: Triple) -> Triple:
@@ -125,13 +125,17 @@ def _mode_of_windows(data: Array, factor: Triple) -> Array:
         return result
     flat, (_, rows, columns) = np.ascontiguousarray(data).reshape(-1), data.shape
     offsets = [(z * rows + y) * columns + x for z, y, x in itertools.product(range(fz), range(fy), range(fx))]
+    z, y, x = (np.arange(n) * f for n, f in zip(result.shape, factor, strict=True))
+    first = ((z[:, np.newaxis, np.newaxis] * rows + y[:, np.newaxis]) * columns + x).reshape(-1)
     place = np.flatnonzero(_mixed(data, factor))
     of_all, step = result.reshape(-1), max(1, _BATCH // len(offsets))
     for start in range(0, len(place), step):
         some = place[start : start + step]
-        z, y, x = np.unravel_index(some, result.shape)
-        first = (z * (fz * rows) + y * fy) * columns + x * fx
-        of_all[some] = _most_frequent(np.take(flat, first + np.array(offsets)[:, np.newaxis]))
+        windows = np.empty((len(offsets), len(some)), data.dtype)
+        for offset, voxels in zip(offsets, windows, strict=True):
+            # All indices are in range; told so, numpy writes into the row itself.
+            np.take(flat[offset:], first[some], out=voxels, mode="clip")
+        of_all[some] = _most_frequent(windows)
     return result
 
 
@@ -155,12 +159,20 @@ def _mixed(data: Array, factor: Triple) -> NDArray[np.bool_]:
 def _most_frequent(windows: Array) -> Array:
     """Of every column of [voxels, windows] the most frequent label, of equally frequent ones the smallest but 0."""
     count = np.ones(windows.shape, np.min_scalar_type(len(windows)))
+    same = np.empty(windows.shape[1], np.bool_)
+    one = same.view(np.uint8)  # to add truth values without a conversion
     for a, b in itertools.combinations(range(len(windows)), 2):
-        same = windows[a] == windows[b]
-        count[a] += same
-        count[b] += same
+        np.equal(windows[a], windows[b], out=same)
+        count[a] += one
+        count[b] += one
+    most = count.max(axis=0)
     # One less than the label, as an unsigned number: 0 becomes the largest there is, behind all other labels.
     unsigned = np.dtype(f"u{windows.dtype.itemsize}")
-    rank: NDArray[Any] = windows.astype(unsigned) - unsigned.type(1)
-    rank[count < count.max(axis=0)] = np.iinfo(unsigned).max
-    return (rank.min(axis=0) + unsigned.type(1)).astype(windows.dtype)
+    best = np.full(windows.shape[1], np.iinfo(unsigned).max, unsigned)
+    for label, frequency in zip(windows.view(unsigned), count, strict=True):
+        # Those that are less frequent become the largest number too, by arithmetic: faster than a choice.
+        rank: NDArray[Any] = np.not_equal(frequency, most).astype(unsigned)
+        np.negative(rank, out=rank)
+        rank |= label - unsigned.type(1)
+        np.minimum(best, rank, out=best)
+    return (best + unsigned.type(1)).view(windows.dtype)
