@@ -23,6 +23,7 @@ from apps.ffn.flood_log import FloodLog
 from apps.ffn.flooding import Subvolume, flood
 from apps.ffn.masks import MaskParameters, read_masks
 from apps.ffn.model import ModelParameters
+from apps.ffn.processor import warn_of_slow
 from apps.ffn.rounding import round_weights
 from apps.ffn.seeds import find_seeds
 from apps.ffn.segmenter import Segmentation, Segmenter, check_extent
@@ -252,6 +253,7 @@ def make_canvas(network: Network, settings: InferenceSettings, options: Options,
 
     thresholds = Thresholds.of(settings)
     if options.canvas == "host" or (options.canvas == "auto" and not has_gpu()):
+        warn_of_slow(network.precision)
         return HostCanvas(network.model, network.predictor(), thresholds)
     voxels = max(math.prod(box.shape) for box in boxes)
     batch = max(options.batch, settings.fovs_per_object)

@@ -6,7 +6,6 @@ part, or some numbers.  Several jobs share a grid; the bytes of a piece do not d
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from msgspec import Meta
 
 from apps.core.boxes import Box, Triple
@@ -31,7 +29,8 @@ from apps.ffn.checkpoint import Checkpoint, weights_digest
 from apps.ffn.flood_log import FloodLog
 from apps.ffn.masks import check_masks, read_masks
 from apps.ffn.segmenter import Segmentation
-from apps.inference.outputs import MaskedVoxels, SubvolumeResult, finished, log_path, store, written_for
+from apps.inference.excluded import ExcludedTiles, digest, digest_of_all
+from apps.inference.outputs import MaskedVoxels, SubvolumeResult, finished, log_path, store, store_empty, written_for
 from apps.inference.parameters import FloodingParameters
 from apps.inference.segment import (
     NetworkSource,
@@ -228,18 +227,25 @@ def run(parameters: InferenceParameters, report: Reporter) -> InferenceResult:
         batch=parameters.batch,
     )
     sums, places = _Sums(keep=parameters.grid is None), parameters.places
+    tiles = ExcludedTiles(parameters.masks, image.box)
+    voxel_size = image.voxel_size_nm or UNKNOWN_VOXEL_SIZE
 
     def work_off(window: Sequence[int], before: int) -> None:
         todo: list[tuple[int, SubvolumeTarget, str]] = []
-        for place in window:
+        for number, place in enumerate(window):
             target = parameters.target(place)
             _check_kind(target)
-            identity = _identity(parameters, target, image, checkpoint, common)
-            known = finished(Path(target.output), identity)
+            output, wholly_excluded = Path(target.output), tiles.hold(target.box)
+            identity = _identity(parameters, target, image, checkpoint, common, wholly_excluded)
+            known = finished(output, identity)
+            if known is None and wholly_excluded and not parameters.probability:
+                make_folder(output.parent)
+                known = store_empty(output, target.subvolume, voxel_size, identity)
+                report(before + number + 1 - len(todo), len(places), "segmenting")
             if known is None:
                 todo.append((place, target, identity))
             else:
-                log_path(Path(target.output)).unlink(missing_ok=True)  # where a kill came after the summary
+                log_path(output).unlink(missing_ok=True)  # where a kill came after the summary
                 sums.add(place, known)
         for folder in {Path(target.output).parent for _, target, _ in todo}:
             make_folder(folder)
@@ -252,7 +258,6 @@ def run(parameters: InferenceParameters, report: Reporter) -> InferenceResult:
 
         def keep(number: int, found: Segmentation) -> None:
             place, target, identity = todo[number]
-            voxel_size = image.voxel_size_nm or UNKNOWN_VOXEL_SIZE
             sums.add(place, store(Path(target.output), target.subvolume, found, voxel_size, identity))
             logs.pop(number).remove()
 
@@ -343,14 +348,22 @@ _NOT_OF_A_SUBVOLUME = (
 
 
 def _identity(
-    parameters: InferenceParameters, target: SubvolumeTarget, image: Volume, checkpoint: Checkpoint, common: str
+    parameters: InferenceParameters,
+    target: SubvolumeTarget,
+    image: Volume,
+    checkpoint: Checkpoint,
+    common: str,
+    wholly_excluded: bool,
 ) -> str:
     """Hash of all that the segmentation of one subvolume depends on.
 
-    Where masks leave no place for a seed, the image is not of that, and not read.
+    Where masks leave no place for a seed, the image is not of that, and not read.  Nor are the masks of one that is
+    known to be `wholly_excluded`.
     """
+    if wholly_excluded:
+        return json_hash([common, digest_of_all(target.box.size), target.to_dict(), None])
     excluded = read_masks(parameters.masks, target.box)
-    masks = None if excluded is None else hashlib.sha256(np.packbits(excluded).tobytes()).hexdigest()
+    masks = None if excluded is None else digest(excluded)
     looked_at = excluded is None or leaves_room(excluded, checkpoint.model)
     return json_hash([common, masks, target.to_dict(), content_hash(image, target.box) if looked_at else None])
 

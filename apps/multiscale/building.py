@@ -6,7 +6,7 @@ is made.  Memory is what a chunk of each level is made of, whatever the volume; 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -54,5 +54,16 @@ def _make(site: Site, first: int, level: int, box: Box) -> Array:
         for chunk in chunks_of(site.pyramid, under):
             voxels[chunk.slices(under.offset)] = _make(site, first, level - 1, chunk)
     made = RULES[site.kind](voxels, site.pyramid.levels[level].factor)
-    site.levels[level].write(box, made)
+    _write(site.levels[level], box, made)
     return made
+
+
+def _write(level: Volume, box: Box, made: Array) -> None:
+    """Write a chunk; one of nothing but 0 is no file.
+
+    Zarr's own look for that takes as long as compressing the chunk.  Bits are asked for, as -0.0 is not the 0 of a
+    chunk that is not there.
+    """
+    if made.view(f"u{made.itemsize}").any():
+        level = replace(level, array=level.array.with_config({"write_empty_chunks": True}))
+    level.write(box, made)

@@ -19,8 +19,8 @@ from apps.core.volumes import Array
 
 Rule = Callable[[Array, Triple], Array]
 
-# As many voxels of windows that hold several labels are compared at a time, which bounds the memory that it takes.
-_BATCH = 1 << 18
+# Labels are worked on in slabs of about so many voxels: all that is made of a slab stays in the processor's cache.
+_SLAB = 1 << 19
 
 
 def reduced_shape(shape: Triple, factor: Triple) -> Triple:
@@ -119,24 +119,29 @@ def _wide_enough(dtype: np.dtype[Any], count: int) -> np.dtype[Any]:
 
 
 def _mode_of_windows(data: Array, factor: Triple) -> Array:
+    if math.prod(factor) == 1:
+        return data
     fz, fy, fx = factor
     result = data[::fz, ::fy, ::fx].copy()
-    if math.prod(factor) == 1:
-        return result
-    flat, (_, rows, columns) = np.ascontiguousarray(data).reshape(-1), data.shape
-    offsets = [(z * rows + y) * columns + x for z, y, x in itertools.product(range(fz), range(fy), range(fx))]
-    z, y, x = (np.arange(n) * f for n, f in zip(result.shape, factor, strict=True))
-    first = ((z[:, np.newaxis, np.newaxis] * rows + y[:, np.newaxis]) * columns + x).reshape(-1)
-    place = np.flatnonzero(_mixed(data, factor))
-    of_all, step = result.reshape(-1), max(1, _BATCH // len(offsets))
-    for start in range(0, len(place), step):
-        some = place[start : start + step]
-        windows = np.empty((len(offsets), len(some)), data.dtype)
-        for offset, voxels in zip(offsets, windows, strict=True):
-            # All indices are in range; told so, numpy writes into the row itself.
-            np.take(flat[offset:], first[some], out=voxels, mode="clip")
-        of_all[some] = _most_frequent(windows)
+    height = max(1, _SLAB // math.prod((fz, *data.shape[1:])))
+    for z in range(0, len(result), height):
+        _settle_mixed(np.ascontiguousarray(data[z * fz : (z + height) * fz]), factor, result[z : z + height])
     return result
+
+
+def _settle_mixed(data: Array, factor: Triple, result: Array) -> None:
+    """Put the most frequent label of every window that holds several into `result`; contiguous arrays."""
+    (fz, fy, fx), (_, rows, columns) = factor, data.shape
+    z, y, x = (np.arange(n) * f for n, f in zip(result.shape, factor, strict=True))
+    corners = ((z[:, np.newaxis, np.newaxis] * rows + y[:, np.newaxis]) * columns + x).reshape(-1)
+    place = np.flatnonzero(_mixed(data, factor))
+    first, flat = corners[place], data.reshape(-1)
+    offsets = [(z * rows + y) * columns + x for z, y, x in itertools.product(range(fz), range(fy), range(fx))]
+    windows = np.empty((len(offsets), len(place)), data.dtype)
+    for offset, voxels in zip(offsets, windows, strict=True):
+        # No index is out of range; where that is not to be an error, numpy writes to the row without a copy between.
+        np.take(flat[offset:], first, out=voxels, mode="clip")
+    result.reshape(-1)[place] = _most_frequent(windows)
 
 
 def _mixed(data: Array, factor: Triple) -> NDArray[np.bool_]:

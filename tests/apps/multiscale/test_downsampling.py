@@ -86,7 +86,7 @@ def test_mean_equals_a_direct_count(factor: Triple, dtype: type) -> None:
 @pytest.mark.parametrize("factor", [(2, 2, 2), (1, 2, 2), (3, 1, 2), (1, 8, 8)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.uint64])
 def test_mode_equals_a_direct_count(factor: Triple, dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downsampling, "_BATCH", 50)
+    monkeypatch.setattr(downsampling, "_SLAB", 200)
     data: NDArray[Any] = np.random.default_rng(1).integers(0, 4, (7, 9, 11)).astype(dtype)
     data[data == 3] = np.iinfo(dtype).max
     expected = np.vectorize(mode_of, otypes=[object])(windows(data, factor))
