@@ -11,6 +11,7 @@ from balsam.platform.compute_node import ComputeNode
 from balsam.site.launcher.node_manager import InsufficientResources, NodeManager, NodeSpec
 
 FULL = 0.999  # occupancy from which on Balsam takes a node for full
+SLACK = 1e-9  # nodes: more than sums of shares such as thirds are off, less than any share
 
 
 class QuickNodeManager(NodeManager):
@@ -25,7 +26,13 @@ class QuickNodeManager(NodeManager):
         return len(self._empty)
 
     def aggregate_free_nodes(self) -> float:
-        return len(self._empty) + sum(1.0 - self.nodes[index].occupancy for index in self._shared)
+        """Nodes that are free, and the least bit more where any is.
+
+        The server gives out jobs whose shares add up to this at most.  Of a node that was full of thirds, one that ends
+        leaves a third less 1e-16: by Balsam's own book no job comes until another third ends.
+        """
+        free = len(self._empty) + sum(1.0 - self.nodes[index].occupancy for index in self._shared)
+        return free + SLACK if free > 0.0 else 0.0
 
     def free(self, job_id: int) -> None:
         used = self.job_node_map[job_id]

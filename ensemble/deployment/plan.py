@@ -327,6 +327,6 @@ def _jobs_and_cost(
     per_job = sizes.plan_subvolumes_per_job(count, seconds, resources)
     if speed is None:
         return per_job, None
-    jobs = -(-count // per_job) + -(-(lattice.count - count) // sizes.MASKED_PER_JOB)
+    jobs = -(-count // per_job) + -(-(lattice.count - count) // sizes.plan_masked_per_job(lattice.largest_read))
     reconciliation_jobs = plan_reconciliation_jobs(lattice, resources)
     return per_job, predict(lattice, coverage, speed, jobs, reconciliation_jobs, resources)

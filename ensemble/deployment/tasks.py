@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from apps.core.parameters import json_hash
 from ensemble.deployment.coverage import numbers_in
+from ensemble.deployment.lattice import Lattice
 from ensemble.deployment.plan import DeploymentPlan
 from ensemble.deployment.request import Deployment
-from ensemble.deployment.sizes import MASKED_PER_JOB
+from ensemble.deployment.sizes import plan_masked_per_job
 from ensemble.jobs import Task
 
 Action = Literal["compare", "solve", "relabel", "finish", "all"]
@@ -40,9 +41,9 @@ class DeploymentTasks:
         numbers, size = self.plan.to_segment(), self.plan.subvolumes_per_job
         for first in range(0, len(numbers), size):
             yield self.segment(numbers[first : first + size].tolist(), f"inference-{size}", first // size)
-        masked = numbers_in(self.plan.masked)
-        for first in range(0, len(masked), MASKED_PER_JOB):
-            yield self.segment(masked[first : first + MASKED_PER_JOB].tolist(), "masked", first // MASKED_PER_JOB)
+        numbers, size = numbers_in(self.plan.masked), plan_masked_per_job(Lattice(self.plan.grid).largest_read)
+        for first in range(0, len(numbers), size):
+            yield self.segment(numbers[first : first + size].tolist(), f"masked-{size}", first // size)
 
     def segment_alone(self, number: int) -> Segmenting:
         """A job for one subvolume, which failed in a job with others."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -73,6 +74,28 @@ def test_jobs_that_share_a_node_fill_it_before_the_next() -> None:
     manager.free(0)
     assert manager.count_empty_nodes() == 1
     assert manager.assign_from_params(5, 1, 1, 0, 1, 2, 1.0).node_ids == ["0"]
+
+
+@pytest.mark.parametrize("packing", range(1, 65))
+def test_jobs_that_share_a_node_come_one_by_one_as_it_has_room(packing: int) -> None:
+    """The server gives out jobs whose shares add up to what is free, at most: neither too few nor too many."""
+
+    class WithoutCpus(ComputeNode):
+        def check_fit(self, num_cpus: int, num_gpus: int, occupancy: float) -> bool:
+            return super().check_fit(0, num_gpus, occupancy)
+
+    manager = QuickNodeManager([WithoutCpus("0", "host")])
+
+    def given_out() -> int:
+        shares = itertools.accumulate(itertools.repeat(1.0 / packing, packing + 1))
+        return sum(share <= manager.aggregate_free_nodes() for share in shares)
+
+    assert given_out() == packing
+    assert sum(ask(manager, job, 1, packing, 0) for job in range(packing)) == packing
+    assert given_out() == 0
+    for ended in range(packing):
+        manager.free(ended)
+        assert given_out() == ended + 1
 
 
 def test_more_than_a_node_has_is_refused_and_changes_nothing() -> None:

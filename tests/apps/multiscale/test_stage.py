@@ -112,6 +112,18 @@ def test_levels_of_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")
+def test_a_chunk_of_nothing_but_0_is_no_file_and_one_of_minus_0_is(tmp_path: Path) -> None:
+    data = np.ones((4, 8, 24), np.float32)
+    data[..., 8:16], data[..., 16:] = 0.0, -0.0
+    write_volume(tmp_path / "zeros.zarr", data, SIZE, chunks=(2, 4, 4))
+    make(str(tmp_path / "zeros.zarr"), factors=[[2, 2, 2]])
+    written = {path.name for path in (tmp_path / "zeros.zarr" / "1" / "c" / "0" / "0").iterdir()}
+    assert written == {"0", "2"}
+    array = zarr.open_group(tmp_path / "zeros.zarr", mode="r")["1"]
+    assert isinstance(array, zarr.Array)
+    assert np.signbit(np.asarray(array[:])).any(axis=(0, 1)).tolist() == [False] * 8 + [True] * 4
+
+
 def test_places_and_sizes_are_exact(volume: str) -> None:
     """The centre of a voxel of level k is the mean of the centres of the voxels that it is made of."""
     zarr.consolidate_metadata(volume)

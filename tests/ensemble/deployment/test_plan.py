@@ -85,6 +85,14 @@ def test_jobs_last_some_minutes_and_leave_work_for_all(
     assert sizes.plan_subvolumes_per_job(count, seconds, Resources(subvolumes_per_job=7)) == 7
 
 
+@pytest.mark.parametrize(
+    ("side", "expected"), [(64, 1024), (128, 1024), (256, 1024), (576, 104), (1088, 16), (10_000, 1)]
+)
+def test_jobs_of_wholly_masked_subvolumes_last_some_minutes_at_most(side: int, expected: int) -> None:
+    """What they take is reading the masks."""
+    assert sizes.plan_masked_per_job((side, side, side)) == expected
+
+
 def test_masks_are_counted_by_tiles(tmp_path: Path) -> None:
     """Tiles of 64 that are masked whole: the share of every read box is exact."""
     excluded = np.zeros((100, 128, 192), np.uint8)
