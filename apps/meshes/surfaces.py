@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import zmesh
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from apps.core.boxes import Box, Triple
 from apps.core.volumes import VoxelSize
@@ -45,20 +46,30 @@ class Mesh:
 
 
 def mesh_unit(cut: Cut, whole: Box, size: VoxelSize, how: Simplification) -> list[Fragment]:
-    """The surfaces of a unit's objects, as precomputed meshes; they are closed at the ends of the volume `whole`."""
+    """The surfaces of a unit's objects, as precomputed meshes; they are closed at the ends of the volume `whole`.
+
+    Each object has a mesher of its own: zmesh's (1.15) keeps the rims of the objects that it has simplified before, and
+    spares the vertices of the same numbers in the next ones, which then have more triangles, other ones by what came
+    before.  A mesher sees the object's bounding box and a voxel around it, where the unit goes on.
+    """
     labels, first = _closed(cut, whole)
     resolution = np.array(size[::-1], np.float64)
-    mesher = zmesh.Mesher(tuple(resolution))
-    mesher.mesh(labels.T)
-    offset = np.array(first[::-1], np.float64)
-    data = dict.fromkeys(range(1, len(cut.ids) + 1), b"")  # one that fills all of the unit has no surface in it
-    for number in sorted(mesher.ids()):
-        mesh = mesher.get(number, reduction_factor=how.factor, max_error=how.max_error_nm, voxel_centered=True)
-        mesher.erase(number)
-        places = np.rint(mesh.vertices.astype(np.float64) / resolution * _STEPS) / _STEPS + offset
-        data[number] = encode_mesh((places * resolution).astype(np.float32), mesh.faces)
-    ids, voxels = cut.ids.tolist(), cut.voxels.tolist()
-    return [Fragment(ids[number - 1], voxels[number - 1], surface) for number, surface in data.items()]
+    fragments = []
+    boxes = find_objects(labels, len(cut.ids))
+    for number, (identifier, voxels, box) in enumerate(
+        zip(cut.ids.tolist(), cut.voxels.tolist(), boxes, strict=True), start=1
+    ):
+        around = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)
+        mesher = zmesh.Mesher(tuple(resolution))
+        mesher.mesh((labels[around] == number).view(np.uint8).T)
+        surface = b""  # one that fills all of the unit has no surface in it
+        if mesher.ids():
+            mesh = mesher.get(1, reduction_factor=how.factor, max_error=how.max_error_nm, voxel_centered=True)
+            offset = np.array([f + side.start for f, side in zip(first, around, strict=True)][::-1], np.float64)
+            places = np.rint(mesh.vertices.astype(np.float64) / resolution * _STEPS) / _STEPS + offset
+            surface = encode_mesh((places * resolution).astype(np.float32), mesh.faces)
+        fragments.append(Fragment(identifier, voxels, surface))
+    return fragments
 
 
 def _closed(cut: Cut, whole: Box) -> tuple[NDArray[np.generic], Triple]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from apps.core.boxes import Box
 from apps.core.errors import DataError
-from apps.meshes.surfaces import in_groups, joined
+from apps.meshes.surfaces import Simplification, in_groups, joined, mesh_unit
+from apps.morphology.cutting import Cut
 from apps.morphology.precomputed import decode_mesh, encode_mesh
 
 
@@ -34,6 +37,27 @@ def test_vertices_elsewhere_stay() -> None:
 def test_groups_keep_order_and_size() -> None:
     data = [b"aa", b"bbb", b"c", b"dddddd", b"e"]
     assert list(in_groups(data, 5)) == [[b"aa", b"bbb"], [b"c"], [b"dddddd"], [b"e"]]
+
+
+def test_a_surface_does_not_depend_on_the_other_objects_of_its_unit() -> None:
+    """Balls of one size that the unit's faces cut, among each other and alone."""
+    z, y, x = np.ogrid[:40, :40, :40]
+    labels = np.zeros((40, 40, 40), np.uint32)
+    for number, (cz, cy, cx) in enumerate([(0, 10, 10), (20, 39, 12), (39, 12, 39), (20, 20, 20)], start=1):
+        labels[(z - cz) ** 2 + (y - cy) ** 2 + (x - cx) ** 2 <= 81] = number
+    unit, whole = Box.of((0, 0, 0), labels.shape), Box.between((-40, -40, -40), (80, 80, 80))
+    size, how = (8.0, 4.0, 4.0), Simplification(factor=100, max_error_nm=40)
+
+    def cut(kept: NDArray[np.uint32], numbers: list[int]) -> Cut:
+        voxels = np.array([(labels == number).sum() for number in numbers])
+        return Cut(kept, np.array(numbers, np.uint64), voxels, unit, unit)
+
+    numbers = [1, 2, 3, 4]
+    together = mesh_unit(cut(labels, numbers), whole, size, how)
+    assert [fragment.id for fragment in together] == numbers
+    for number, fragment in zip(numbers, together, strict=True):
+        (alone,) = mesh_unit(cut((labels == number).astype(np.uint32), [number]), whole, size, how)
+        assert alone.data == fragment.data and fragment.data
 
 
 def test_a_damaged_mesh_is_named_so() -> None:
