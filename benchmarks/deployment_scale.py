@@ -7,14 +7,18 @@ numbers as a real one.  Then a second driver finds the finished deployment again
 
     million   100 x 100 x 100 subvolumes, 64 in a job
     jobs      50 x 50 x 50 subvolumes, 2 in a job: many more jobs for a subvolume
+    masked    2,000 subvolumes of a volume that a mask excludes wholly: here the jobs are the real ones, one after the
+              other without Balsam, and what counts is what such a subvolume costs
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,11 +28,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 from apps.core.boxes import Triple
-from apps.core.volumes import create_shared_volume
+from apps.core.stage import RESULT_FILE, load_stage
+from apps.core.volumes import create_shared_volume, open_volume, write_volume
 from apps.ffn.checkpoint import CheckpointInfo, save_checkpoint
+from apps.ffn.masks import MaskParameters
 from apps.ffn.model import ModelParameters, initial_weights
 from benchmarks.harness import Figure, benchmark_with_options
 from ensemble.deployment import Deployment, Resources, plan_deployment
@@ -41,6 +48,7 @@ from ensemble.jobs import CampaignJobs, Outcome, Task
 SITE = "virtual"
 MODEL = ModelParameters(depth=2, features=2, fov=(33, 33, 33), deltas=(8, 8, 8))
 SIDE = 64
+VOXEL_SIZE = (8.0, 8.0, 8.0)
 WALL_TIME_MIN = 24 * 60
 GOAL_PLAN_S, GOAL_AGAIN_S, GOAL_MEMORY_GIB, GOAL_CORES = 60.0, 120.0, 2.0, 2.0
 
@@ -64,6 +72,11 @@ SIZES = {
     "million": {False: Size((100, 100, 100), 64, 2000, 512, 5.0), True: Size((10, 10, 10), 20, 8, 8, 0.3)},
     "jobs": {False: Size((50, 50, 50), 2, 2000, 512, 5.0), True: Size((6, 6, 6), 2, 8, 8, 0.1)},
 }
+
+MASKED = "masked"
+MASKED_COUNTS: dict[bool, Triple] = {False: (10, 10, 20), True: (2, 3, 4)}
+CASES = [*SIZES, MASKED]
+GOAL_MASKED_S = 0.02
 
 
 class SimulatedJobs:
@@ -124,8 +137,16 @@ def _as_real(outcome: Outcome) -> Outcome:
 
 
 def run(options: argparse.Namespace) -> list[Figure]:
-    cases = options.case or (["million"] if options.quick else list(SIZES))
-    return [figure for case in cases for figure in deploy(case, SIZES[case][options.quick], options.quick)]
+    cases = options.case or (["million", MASKED] if options.quick else CASES)
+    return [
+        figure
+        for case in cases
+        for figure in (
+            masked_out(MASKED_COUNTS[options.quick])
+            if case == MASKED
+            else deploy(case, SIZES[case][options.quick], options.quick)
+        )
+    ]
 
 
 def deploy(case: str, size: Size, quick: bool) -> list[Figure]:
@@ -182,10 +203,56 @@ def deploy(case: str, size: Size, quick: bool) -> list[Figure]:
     ]
 
 
+def masked_out(counts: Triple) -> list[Figure]:
+    """Plan a deployment of which nothing is left to segment, and do its inference jobs."""
+    with tempfile.TemporaryDirectory(prefix="ensemble-deployment-") as name:
+        folder = Path(name)
+        deployment, resources = request(folder, Size(counts, 64, 1, 1, 0.0))
+        mask = folder / "mask.zarr"
+        write_volume(mask, np.ones(open_volume(deployment.image).shape, np.uint8), VOXEL_SIZE)
+        deployment = replace(deployment, masks=(MaskParameters(volume=str(mask)),))
+        begin = time.perf_counter()
+        plan = plan_deployment(deployment, resources)
+        keep_plan(plan)
+        planned_s = time.perf_counter() - begin
+        jobs = [job.task for job in DeploymentTasks(plan, deployment).segmenting()]
+        begin, before = time.perf_counter(), _children_s()
+        results = [run_job(folder / f"job{number}", task) for number, task in enumerate(jobs)]
+        wall_s, cpu_s = time.perf_counter() - begin, _children_s() - before
+        written = sum(path.stat().st_size for path in plan.pieces.rglob("*") if path.is_file())
+        count = len(plan.grid)
+    assert sum(result["without_look"] for result in results) == count, "a network was started"
+    name, note = f"{MASKED}: {count} subvolumes", "processes and imports included"
+    return [
+        Figure(f"{name}: plan", planned_s, "s", note="the mask is counted"),
+        Figure(f"{name}: jobs", len(jobs), "", note="no network is started in any"),
+        Figure(
+            f"{name}: processor time of each", cpu_s / count, "s", GOAL_MASKED_S if count >= 1000 else None, note=note
+        ),
+        Figure(f"{name}: wall time of each", wall_s / count, "s", note=f"one job at a time; {note}"),
+        Figure(f"{name}: bytes of each", written / count, "B"),
+    ]
+
+
+def run_job(folder: Path, task: Task) -> dict[str, Any]:
+    """Run a task's stage as a job does; its result."""
+    folder.mkdir()
+    file = folder / "parameters.json"
+    load_stage(task.stage).parameters.from_json(json.dumps(task.parameters)).save(file)
+    subprocess.run([sys.executable, "-m", f"apps.{task.stage}", str(file)], check=True, stdout=subprocess.DEVNULL)
+    result: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text())["result"]
+    return result
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def request(folder: Path, size: Size) -> tuple[Deployment, Resources]:
     """A sparse volume of so many subvolumes, and a network that nobody will start."""
     shape = (size.counts[0] * SIDE, size.counts[1] * SIDE, size.counts[2] * SIDE)
-    create_shared_volume(folder / "image.zarr", shape, "uint8", (8.0, 8.0, 8.0))
+    create_shared_volume(folder / "image.zarr", shape, "uint8", VOXEL_SIZE)
     info = CheckpointInfo(model=MODEL, image_mean=128.0, image_std=33.0, step=1, provenance={})
     save_checkpoint(folder / "checkpoint", info, initial_weights(MODEL, 0), {})
     deployment = Deployment(
@@ -195,7 +262,7 @@ def request(folder: Path, size: Size) -> tuple[Deployment, Resources]:
         image=str(folder / "image.zarr"),
         output=folder / "out.zarr",
         subvolume=(SIDE, SIDE, SIDE),
-        trained_voxel_size_nm=(8.0, 8.0, 8.0),
+        trained_voxel_size_nm=VOXEL_SIZE,
         speed=1e6,
     )
     resources = Resources(
@@ -267,7 +334,7 @@ def track_again(
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--case", action="append", choices=SIZES, help="run this case only (repeat for more)")
+    parser.add_argument("--case", action="append", choices=CASES, help="run this case only (repeat for more)")
 
 
 if __name__ == "__main__":

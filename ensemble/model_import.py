@@ -26,6 +26,9 @@ from apps.ffn.checkpoint import (
 from apps.ffn.settings import InferenceSettings
 from ensemble.models import CHAMPION, Model, check_names, register_model
 
+# Beside the weights of a google/ffn checkpoint, whose prefix it ends.
+GOOGLE_INDEX = ".index"
+
 
 def add_model(
     home: Path,
@@ -55,9 +58,11 @@ def add_model(
     check_names(name, pointing)
     if voxel_size_nm is not None and min(voxel_size_nm) <= 0:
         raise ParameterError(f"voxel size {voxel_size_nm}: expected positive nanometres")
+    # Links and dots gone, so that the same from elsewhere in the tree is no other model, which would move the aliases.
+    source = Path(checkpoint).resolve()
+    _refuse_folder_of_prefixes(checkpoint, source)
     loaded = load_checkpoint(checkpoint, fov, deltas)
     mean, std = loaded.normalisation(*normalisation)
-    source = Path(checkpoint).absolute()
     own = read_info(source) if source.is_dir() else None
     said: dict[str, Any] = {"model": loaded.model, "image_mean": mean, "image_std": std}
     said["voxel_size_nm"] = voxel_size_nm or loaded.voxel_size_nm
@@ -83,6 +88,18 @@ def add_model(
             normalisation=(mean, std),
             voxel_size_nm=info.voxel_size_nm,
             pointing=pointing,
+        )
+
+
+def _refuse_folder_of_prefixes(given: str, folder: Path) -> None:
+    """Raise DataError, which says what to give, for the folder in which google/ffn's checkpoints lie."""
+    if not folder.is_dir() or (folder / MODEL_FILE).exists():
+        return
+    prefixes = sorted(file.stem for file in folder.glob(f"*{GOOGLE_INDEX}"))
+    if prefixes:
+        raise DataError(
+            f"{given}: has no {MODEL_FILE}, but google/ffn's {', '.join(prefixes)}; give the prefix of one, as "
+            f"{Path(given) / prefixes[-1]}"
         )
 
 

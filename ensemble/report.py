@@ -10,14 +10,14 @@ import pandas as pd
 
 import analysis
 from analysis.tables import TRIVIAL_NAMES
-from apps.core.errors import DataError, ParameterError, StateError
+from apps.core.errors import DataError, ParameterError
 from apps.core.stage import code_version
 from apps.core.volumes import open_volume
 from ensemble.campaigns import Campaign, CampaignData
 from ensemble.deployment import Deployment
 from ensemble.models import Model
 from ensemble.search.table import write_table
-from ensemble.selection import Selection, plain
+from ensemble.selection import Selection, no_trials, plain
 
 REPORT_FILE = "report.html"
 SLICES = (0.25, 0.5, 0.75)
@@ -93,7 +93,7 @@ def write_search_report(
     """
     trials = analysis.load_results(write_table(campaign))
     if trials.empty:
-        raise StateError(f"campaign {campaign.name}: no trials yet; run a search first")
+        raise no_trials(campaign)
     if metric == analysis.ACCURACY and (metric not in trials or trials[metric].isna().all()):
         metric, minimize = next((name for name in OBJECTIVES if name in trials), OBJECTIVES[0]), False
     if metric not in trials:

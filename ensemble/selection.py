@@ -16,6 +16,7 @@ from ensemble.models import CHAMPION, Model, register_model
 from ensemble.search.ledger import Trial
 from ensemble.search.run import SearchRun
 from ensemble.search.table import write_table
+from ensemble.viewing.stores import REPORT_FILE
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,10 @@ def select_trial(
     """
     if cost_bound is not None and budget is not None:
         raise ParameterError("a bound on the cost and a budget: give one of them")
-    table = useful_trials(analysis.load_results(write_table(campaign)))
-    pick = None
+    trials = analysis.load_results(write_table(campaign))
+    if trials.empty:
+        raise no_trials(campaign)
+    table, pick = useful_trials(trials), None
     try:
         if budget is None:
             row = analysis.select(table, metric=metric, minimize=minimize, cost=cost, cost_bound=cost_bound)
@@ -102,6 +105,13 @@ def select_trial(
     if cost in row:
         reason += f"; its {cost} = {row[cost]:.4g}"
     return Selection({str(name): plain(value) for name, value in row.items()}, reason, pick)
+
+
+def no_trials(campaign: Campaign) -> StateError:
+    """The error that says so, and of a pipeline's campaign, which has none, where its page is."""
+    page = campaign.folder / REPORT_FILE
+    what = f"its report is {page}, as its run left it" if page.is_file() else "run a search first"
+    return StateError(f"campaign {campaign.name}: no trials yet; {what}")
 
 
 def useful_trials(table: pd.DataFrame) -> pd.DataFrame:

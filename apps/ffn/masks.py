@@ -7,7 +7,7 @@ values, so that one volume of classes can serve several masks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from msgspec import Meta
@@ -56,10 +56,21 @@ def read_masks(masks: Sequence[MaskParameters], box: Box) -> NDArray[np.bool_] |
     excluded: NDArray[np.bool_] | None = None
     for mask in masks:
         found = _open(mask).read(box)
-        matching = found != 0 if mask.values is None else np.isin(found, mask.values)
+        matching = found != 0 if mask.values is None else _are_of(found, mask.values)
         matching = matching != mask.invert
         excluded = matching if excluded is None else excluded | matching
     return excluded
+
+
+def _are_of(found: NDArray[Any], values: Sequence[int]) -> NDArray[np.bool_]:
+    """As np.isin; by a table, which is several times as fast, where the dtype has few values."""
+    if found.dtype.itemsize > 2:
+        return np.isin(found, values)
+    unsigned = np.dtype(f"u{found.dtype.itemsize}")
+    table = np.zeros(1 << 8 * unsigned.itemsize, np.bool_)
+    table[np.array(values, found.dtype).view(unsigned)] = True
+    are: NDArray[np.bool_] = table[found.view(unsigned)]
+    return are
 
 
 def _open(mask: MaskParameters) -> Volume:

@@ -61,14 +61,12 @@ def tile_counts(bounds: Box) -> Triple:
 
 def tile_means(excluded: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Share of the voxels of every tile that are true; the last tiles may be smaller."""
-    sums = excluded.astype(np.float64)
-    sizes = np.ones((1, 1, 1))
-    for axis, chunk in enumerate(DEFAULT_CHUNKS):
-        starts = np.arange(0, excluded.shape[axis], chunk)
-        sums = np.add.reduceat(sums, starts, axis=axis)
-        lengths = np.diff([*starts, excluded.shape[axis]]).astype(np.float64)
-        sizes = sizes * lengths.reshape([-1 if a == axis else 1 for a in range(3)])
-    return sums / sizes
+    means = np.empty(tile_counts(Box.of((0, 0, 0), excluded.shape)))
+    for place in np.ndindex(means.shape):
+        z, y, x = (slice(p * c, (p + 1) * c) for p, c in zip(place, DEFAULT_CHUNKS, strict=True))
+        tile = excluded[z, y, x]
+        means[place] = np.count_nonzero(tile) / tile.size
+    return means
 
 
 def overlaps(lattice: Lattice, axis: int, bounds: Box) -> NDArray[np.float64]:

@@ -103,6 +103,8 @@ def _described(kind: Any, values: Mapping[str, Any], prefix: str = "") -> Iterat
         name = f"{prefix}{found.name}"
         if struct is not None and isinstance(value, Mapping):
             yield from _described(struct.cls, value, f"{name}.")
+        elif isinstance(value, Mapping):
+            yield from (analysis.Figure(f"{name}.{key}", one, meaning) for key, one in value.items() if _is_figure(one))
         elif value is not None and _is_figure(value):
             yield analysis.Figure(name, value, meaning)
 

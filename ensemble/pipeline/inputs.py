@@ -51,7 +51,7 @@ def _wrong_of(pipeline: Pipeline, name: str) -> Iterator[str]:
         try:
             volume = _look(step, parameter, value)
         except FileNotFoundError:
-            yield f"{where} {value}: is not there{_expected(parameter)}"
+            yield f"{where} {value}: is not there{_expected(step, parameter)}"
             continue
         except EnsembleError as error:
             yield f"{where}: {error}"
@@ -61,6 +61,9 @@ def _wrong_of(pipeline: Pipeline, name: str) -> Iterator[str]:
             continue
         if volume is not None:
             good[where] = volume
+    yield from _not_made(pipeline, step)
+    if step.stage == "ingest":
+        yield from _unknown_size(step, good)
     yield from _misfits(step, good)
     yield from _boxes(pipeline, name)
     if step.stage in FLOODING:
@@ -96,6 +99,20 @@ def _look_at_model(value: str) -> None:
         raise DataError(f"{value}: is no trained model, it has no {MODEL_FILE}; expected a checkpoint's folder")
     if not folder.exists() and not Path(f"{value}{GOOGLE_FILE}").exists():
         raise FileNotFoundError(value)
+
+
+def _not_made(pipeline: Pipeline, step: Step) -> Iterator[str]:
+    """Labels of a step that was given none, and so makes none."""
+    for other, what in references(step.parameters):
+        made = pipeline.steps[other]
+        if made.stage == "ingest" and what == "labels" and made.parameters.get("labels") is None:
+            yield f"${{{other}.labels}}: the step {other} has no `labels`; give it some, or take this step out"
+
+
+def _unknown_size(step: Step, volumes: Mapping[str, Volume]) -> Iterator[str]:
+    image = volumes.get("image")
+    if image is not None and image.voxel_size_nm is None and step.parameters.get("voxel_size_nm") is None:
+        yield f"image {image.name}: does not say its voxel size; give `voxel_size_nm` (zyx)"
 
 
 def _misfits(step: Step, volumes: Mapping[str, Volume]) -> Iterator[str]:
@@ -171,7 +188,9 @@ def _sizes(volume: Volume) -> str:
     return " x ".join(f"{size:g}" for size in volume.voxel_size_nm or ())
 
 
-def _expected(name: str) -> str:
-    if name in MODEL:
+def _expected(step: Step, name: str) -> str:
+    if name not in MODEL:
+        return ""
+    if step.stage in (*FLOODING, "training"):
         return "; expected a checkpoint's folder (`ensemble models show NAME` tells that of a registered model)"
-    return ""
+    return f"; expected the folder `model` that `action: train` of the stage {step.stage} leaves"

@@ -7,7 +7,7 @@ not known yet.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -124,8 +124,11 @@ def _made_shape(pipeline: Pipeline, name: str) -> Triple | None:
     step = pipeline.steps[name]
     if step.stage == "phantom":
         return _integers(step.parameters.get("shape"))
-    if step.stage == "ingest" and not step.parameters.get("box"):
-        return shape_of(pipeline, name, step.parameters.get("image"))
+    if step.stage == "ingest":
+        box = step.parameters.get("box")
+        if isinstance(box, Mapping):
+            return _integers(box.get("shape"))
+        return None if box else shape_of(pipeline, name, step.parameters.get("image"))
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,25 @@ def test_the_same_again_makes_nothing_new_and_moves_every_alias(own: Path, home:
     assert add_model(home, "mine", str(own), pointing=("best", "small")) == first
     assert aliases(home, "mine") == {"champion": 1, "best": 1, "small": 1}
     assert len(versions(home, "mine")) == 2
+
+
+@needs_fib25
+def test_the_same_by_another_way_is_no_other_model(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new version would take the aliases, and a pipeline that names one would flood anew."""
+    (tmp_path / "link").symlink_to(Path(GOOGLE_CHECKPOINT).parent)
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    prefix = Path(GOOGLE_CHECKPOINT).name
+    for way in (GOOGLE_CHECKPOINT, f"{tmp_path}/link/{prefix}", f"../link/{prefix}"):
+        assert add_model(home, "fib25", way, normalisation=(MEAN, STD)).version == 1
+
+
+@needs_fib25
+def test_of_the_folder_of_a_google_checkpoint_the_prefix_is_said(home: Path) -> None:
+    folder = Path(GOOGLE_CHECKPOINT).parent
+    with pytest.raises(DataError, match=f"give the prefix of one, as {re.escape(str(GOOGLE_CHECKPOINT))}"):
+        add_model(home, "fib25", str(folder), normalisation=(MEAN, STD))
+    assert list_names(home) == []
 
 
 @needs_fib25

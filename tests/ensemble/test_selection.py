@@ -127,7 +127,11 @@ def test_the_report_of_a_search_without_results(
     assert code == 2 and "cannot be written" in err
     show(monkeypatch, waiting.iloc[:0])
     code, _, err = call(capsys, campaign, "report")
-    assert code == 2 and "no trials yet" in err
+    assert code == 2 and "no trials yet; run a search first" in err
+    page = campaign.folder / "report.html"  # as a pipeline writes it
+    page.write_text("of a pipeline")
+    code, _, err = call(capsys, campaign, "report")
+    assert code == 2 and f"its report is {page}" in err and page.read_text() == "of a pipeline"
 
 
 def test_a_search_without_vi_is_reported_by_its_objective(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:

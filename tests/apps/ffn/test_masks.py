@@ -43,6 +43,15 @@ def test_a_mask_excludes_its_values(volume: str) -> None:
     assert excluded(vessel, box=Box.of((0, 0, 1), (1, 1, 3))) == [1]
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", ">i2", "int32", "uint64"])
+def test_values_are_found_in_integers_of_any_kind(tmp_path: Path, dtype: str) -> None:
+    limits = np.iinfo(np.dtype(dtype))
+    with h5py.File(tmp_path / "mask.h5", "w") as file:
+        file["mask"] = np.array([limits.min, 0, 7, 7, limits.max, 8], dtype).reshape(1, 1, 6)
+    mask = MaskParameters(volume=f"{tmp_path}/mask.h5:mask", values=(7, int(limits.max), int(limits.min)))
+    assert excluded(mask) == [*([0, 1] if limits.min == 0 else [0]), 2, 3, 4]
+
+
 def test_a_tissue_mask_excludes_the_rest(volume: str) -> None:
     assert excluded(MaskParameters(volume=volume, values=(1,), invert=True)) == [0, 2, 3, 5]
 

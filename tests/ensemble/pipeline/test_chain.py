@@ -9,10 +9,11 @@ import numpy as np
 
 from apps.core.errors import DataError
 from apps.core.volumes import write_volume
+from apps.synapses.stage import SynapseResult
 from ensemble.campaigns import CampaignPlan, create_campaign
 from ensemble.display import Display
 from ensemble.jobs import Task
-from ensemble.pipeline.chain import _picture
+from ensemble.pipeline.chain import _described, _picture
 from ensemble.pipeline.definition import Pipeline
 from ensemble.pipeline.run import RunReport, run_pipeline
 from ensemble.viewing.lineage import Record
@@ -58,6 +59,12 @@ def test_a_step_that_failed_is_named_and_gives_nothing(tmp_path: Path) -> None:
     assert "1 of 2 steps are done; not done: evaluation." in page
     assert "scores.vi" not in page and "nothing on this page tells errors" in page
     assert report.failures and "labels.zarr: is not there" in report.failures[0]
+
+
+def test_figures_by_name_are_told_too() -> None:
+    given = {"action": "train", "validation": {"cleft": 0.61, "vesicle": None}}
+    figures = {figure.name: figure.value for figure in _described(SynapseResult, given)}
+    assert figures["validation.cleft"] == 0.61 and "validation.vesicle" not in figures
 
 
 def test_every_picture_is_of_the_segmentations_own_image(tmp_path: Path) -> None:

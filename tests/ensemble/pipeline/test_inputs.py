@@ -77,6 +77,12 @@ def dry_run(
             "{}/none",
             "model {}/none: is not there; expected a checkpoint's folder (`ensemble models",
         ),
+        (
+            "synapses",
+            "model",
+            "{}/none",
+            "model {}/none: is not there; expected the folder `model` that `action: train` of the stage synapses",
+        ),
         ("inference", "model", "{}/folder", "folder: is no trained model, it has no model.json"),
         ("ffn", "init", "{}/none", "step ffn: init {}/none: is not there"),
         (
@@ -227,6 +233,23 @@ def test_an_overlap_smaller_than_the_field_of_view_needs_is_named(data: Path, tm
         assert _flooding(data, model, first, **{"grid": grid, **fields}) == []
 
 
+def test_an_ingest_that_is_not_given_all_that_is_asked_of_it_is_named(data: Path) -> None:
+    def wrong(**parameters: Any) -> list[str]:
+        ingest = {"stage": "ingest", "parameters": {"image": f"{data}/em.h5:raw", **parameters}}
+        evaluation = {
+            "stage": "evaluation",
+            "parameters": {"segmentation": f"{data}/em.h5:raw", "labels": "${ing.labels}"},
+        }
+        return wrong_inputs(Pipeline.from_json({"name": "p", "steps": {"ing": ingest, "scores": evaluation}}))
+
+    size, labels = {"voxel_size_nm": [10, 10, 10]}, {"labels": f"{data}/em.h5:raw"}
+    assert wrong(**size, **labels) == []
+    (sentence,) = wrong(**labels)
+    assert sentence.startswith("step ing: image ") and "does not say its voxel size; give `voxel_size_nm`" in sentence
+    (sentence,) = wrong(**size, labels=None)
+    assert sentence.startswith("step scores: ${ing.labels}: the step ing has no `labels`")
+
+
 def test_of_a_box_as_large_as_a_volume_the_overlap_is_known_too(data: Path) -> None:
     """Where it is known how large that will be."""
     grid = {**GRID, "box": {**BOX, "shape": "${ing.shape}"}, "overlap": [2, 2, 2]}
@@ -238,6 +261,7 @@ def test_of_a_box_as_large_as_a_volume_the_overlap_is_known_too(data: Path) -> N
 
     (sentence,) = wrong()
     assert "step last: grid: overlap (2, 2, 2): is 2 along z" in sentence
+    assert wrong(box={"offset": [0, 0, 0], "shape": list(SHAPE)}) == [sentence]
     assert wrong(box="${made.box}") == []
 
 
