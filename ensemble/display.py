@@ -18,6 +18,9 @@ from ensemble.workflow import Jobs
 
 Folders = Callable[[], dict[str, Path]]
 
+BARS_S, LINES_S = 0.5, 60.0  # how often running jobs are looked at, for bars and for a log
+MOST = 4  # jobs that a line of a log names
+
 
 class Update(Protocol):
     """Says how far a phase is: `done` of `total`, and with what words, where those are not the numbers."""
@@ -32,7 +35,7 @@ def job_folders(jobs: Jobs, keys: Iterable[str]) -> dict[str, Path]:
 
 
 class Display:
-    """Phases of a command, each with a bar, and under it a bar for every job that runs.
+    """Phases of a command, each with a bar, and under it a bar for every job that runs; in a log a line a minute.
 
     Use as a context manager.  Job bars are fed by the `progress.json` files that stages write in their folders.
     """
@@ -51,13 +54,13 @@ class Display:
         self._stop = threading.Event()
         self._folders: Folders | None = None
         self._bars: dict[str, TaskID] = {}
+        self._said = ""
         self._lock = threading.Lock()  # the bars belong to the watching thread and to the one that ends a phase
         self._thread = threading.Thread(target=self._watch, name="display", daemon=True)
 
     def __enter__(self) -> Display:
         self._progress.start()
-        if self.console.is_terminal:
-            self._thread.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -110,11 +113,12 @@ class Display:
             self._progress.stop_task(bar)
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.5):
+        show = self._show if self.console.is_terminal else self._tell
+        while not self._stop.wait(BARS_S if self.console.is_terminal else LINES_S):
             folders = self._folders
             if folders is not None:
                 with self._lock:
-                    self._show(folders())
+                    show(folders())
 
     def _show(self, folders: dict[str, Path]) -> None:
         for label in set(self._bars) - set(folders):
@@ -125,6 +129,18 @@ class Display:
                 self._bars[label] = self._progress.add_task(f"  {label}", total=1.0, what=what)
             if label in self._bars:
                 self._progress.update(self._bars[label], completed=fraction, what=what)
+
+    def _tell(self, folders: dict[str, Path]) -> None:
+        """A line on those that run, where it is another than the last."""
+        found = ((label, *read_progress(folder)) for label, folder in folders.items())
+        running = [f"{label} {100 * fraction:.0f} % {what}".rstrip() for label, fraction, what in found if fraction > 0]
+        if not running:
+            return
+        more = f" and {len(running) - MOST} more" if len(running) > MOST else ""
+        line = f"  under way: {', '.join(running[:MOST])}{more}"
+        if line != self._said:
+            self.say(line)
+        self._said = line
 
     def _clear(self) -> None:
         with self._lock:

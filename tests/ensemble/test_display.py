@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import re
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+import ensemble.display as display_module
+from apps.core.progress import FileReporter
 from ensemble.display import Display
 
 
@@ -41,3 +44,27 @@ def test_a_long_line_is_not_broken_in_a_log() -> None:
     with Display(Console(file=log, width=80)) as display:
         display.say(f"see job.out in {path}/run; run the same command again")
     assert log.getvalue() == f"see job.out in {path}/run; run the same command again\n"
+
+
+def test_a_log_tells_now_and_then_how_far_the_running_jobs_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display_module, "LINES_S", 0.01)
+    folders = {f"job{number}": tmp_path / f"job{number}" for number in range(7)}
+    for folder in folders.values():
+        folder.mkdir()
+    log = io.StringIO()
+
+    def until(text: str) -> None:
+        end = time.monotonic() + 10
+        while text not in log.getvalue():
+            assert time.monotonic() < end, log.getvalue()
+            time.sleep(0.01)
+
+    with Display(Console(file=log, width=100)) as display, display.phase("flood", lambda: folders) as update:
+        update(0, 7)
+        FileReporter(folders["job1"])(1, 4, "segmenting")
+        until("flood ...\nflood: 0 of 7\n  under way: job1 25 % segmenting\n")
+        time.sleep(0.1)
+        assert log.getvalue().count("under way") == 1, "nothing new"
+        for folder in list(folders.values())[2:]:
+            FileReporter(folder)(1, 2, "")
+        until("  under way: job1 25 % segmenting, job2 50 %, job3 50 %, job4 50 % and 2 more\n")
