@@ -28,9 +28,14 @@ class Update(Protocol):
     def __call__(self, done: int, total: int, what: str = "") -> None: ...
 
 
-def job_folders(jobs: Jobs, keys: Iterable[str]) -> dict[str, Path]:
-    """Last part of the key -> work directory, of the tasks that have no result yet."""
-    folders = {key.rpartition("/")[2]: jobs.workdir(key) for key in keys}
+def last_part(key: str) -> str:
+    """What a task is called among those of one phase."""
+    return key.rpartition("/")[2]
+
+
+def job_folders(jobs: Jobs, keys: Iterable[str], name: Callable[[str], str] = last_part) -> dict[str, Path]:
+    """Name, made from the key -> work directory, of the tasks that have no result yet."""
+    folders = {name(key): jobs.workdir(key) for key in keys}
     return {label: folder for label, folder in folders.items() if not (folder / RESULT_FILE).exists()}
 
 

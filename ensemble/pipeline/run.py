@@ -103,6 +103,12 @@ def write_results(pipeline: Pipeline, campaign: Campaign, look: Look) -> Written
     return Written(report, table, page)
 
 
+def job_name(key: str) -> str:
+    """What a task is called beside those of other steps: STEP UNIT, without the hash."""
+    step, _, unit = key.rpartition("/")
+    return f"{step} {unit.rpartition('-')[0]}"
+
+
 def _has_sections(look: Look) -> bool:
     return any(plan.sections for plan in look.plans.values())
 
@@ -224,9 +230,11 @@ class _Watcher:
         with contextlib.ExitStack() as stack:
             for name in first:
                 self._updates[name] = stack.enter_context(self._display.phase(name))
-            running = self._display.phase(last, lambda: job_folders(jobs, self._look.running if self._look else ()))
-            self._updates[last] = stack.enter_context(running)
+            self._updates[last] = stack.enter_context(self._display.phase(last, lambda: self._running(jobs)))
             yield
+
+    def _running(self, jobs: PipelineJobs) -> dict[str, Path]:
+        return {} if self._look is None else job_folders(jobs, sorted(self._look.running), job_name)
 
     def see(self, look: Look) -> None:
         before, self._look = self._look, look

@@ -15,7 +15,7 @@ from ensemble.display import Display
 from ensemble.jobs import Task
 from ensemble.pipeline.chain import _described, _picture
 from ensemble.pipeline.definition import Pipeline
-from ensemble.pipeline.run import RunReport, run_pipeline
+from ensemble.pipeline.run import RunReport, job_name, run_pipeline
 from ensemble.viewing.lineage import Record
 from ensemble.viewing.stores import Stores
 from tests.ensemble.pipeline.in_process import StageJobs
@@ -59,6 +59,11 @@ def test_a_step_that_failed_is_named_and_gives_nothing(tmp_path: Path) -> None:
     assert "1 of 2 steps are done; not done: evaluation." in page
     assert "scores.vi" not in page and "nothing on this page tells errors" in page
     assert report.failures and "labels.zarr: is not there" in report.failures[0]
+
+
+def test_a_running_job_is_called_by_its_step() -> None:
+    assert job_name("inference/phase-0-0001-7e97fed93983") == "inference phase-0-0001"
+    assert job_name("ffn/run-bf14f6a1b23b") == "ffn run"
 
 
 def test_figures_by_name_are_told_too() -> None:
