@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,13 @@ from ensemble.workflow import Jobs
 Folders = Callable[[], dict[str, Path]]
 
 BARS_S, LINES_S = 0.5, 60.0  # how often running jobs are looked at, for bars and for a log
+LOG_WIDTH = 160  # characters
 MOST = 4  # jobs that a line of a log names
+
+
+def output_console() -> Console:
+    """Standard output, for tables: as wide as the terminal; in a log, so wide that names and paths stay whole."""
+    return Console(width=None if sys.stdout.isatty() else LOG_WIDTH, highlight=False)
 
 
 class Update(Protocol):

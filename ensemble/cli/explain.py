@@ -64,9 +64,9 @@ def explain(
 
         click.echo(json.dumps(found.to_dict(), indent=2))
         return
-    from rich.console import Console
+    from ensemble.display import output_console
 
-    Console(highlight=False).print(_tree(found, most))
+    output_console().print(_tree(found, most))
 
 
 def _tree(found: Explanation, most: int) -> Tree:

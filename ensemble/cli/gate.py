@@ -41,9 +41,9 @@ def gate() -> None:
 @home_option
 def ls(campaign_name: str, home: Path) -> None:
     """Sections that are held, and those that were accepted, with what they miss."""
-    from rich.console import Console
     from rich.table import Table
 
+    from ensemble.display import output_console
     from ensemble.pipeline.gates import judge, load_acceptances
 
     campaign, table = _open(home, campaign_name)
@@ -60,7 +60,7 @@ def ls(campaign_name: str, home: Path) -> None:
     if not shown.row_count:
         click.echo(f"campaign {campaign.name}: no gate holds a section")
         return
-    Console().print(shown)
+    output_console().print(shown)
 
 
 def _who(acceptance: Acceptance) -> str:

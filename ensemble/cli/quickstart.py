@@ -130,10 +130,10 @@ def _name(out: Path) -> str:
 
 def _conclude(home: Path, campaign: Campaign, finished: Finished, keep_service: bool) -> None:
     """The short table and the paths."""
-    from rich.console import Console
     from rich.table import Table
 
     from ensemble.cli.results import print_table
+    from ensemble.display import output_console
 
     print_table(campaign)
     evaluation = finished.records["evaluation"]["result"]
@@ -145,7 +145,7 @@ def _conclude(home: Path, campaign: Campaign, finished: Finished, keep_service: 
     for name, scores in {"model": evaluation["scores"], **evaluation["baselines"]}.items():
         keys = ("vi", "vi_split", "vi_merge", "adapted_rand_error", "filled_fraction")
         table.add_row(name.replace("_", " "), *(f"{scores[key]:.3f}" for key in keys))
-    Console().print(table)
+    output_console().print(table)
     paths = {
         "report": finished.report,
         "results table": campaign.table,

@@ -68,9 +68,9 @@ def results(campaign_name: str, kind: str, out: Path | None, home: Path) -> None
 
 def print_table(campaign: Campaign) -> None:
     """Print the campaign's trials, best first, then the trivial answers on the same box."""
-    from rich.console import Console
     from rich.table import Table
 
+    from ensemble.display import output_console
     from ensemble.search.table import campaign_table
 
     rows = campaign_table(campaign)
@@ -91,7 +91,7 @@ def print_table(campaign: Campaign) -> None:
         values = [scores.get(column[2:]) for column in shown]
         cells = ("", "", name.replace("_", " "), *("" for _ in parameters), *(text(v) for v in values))
         table.add_row(*cells, style="dim")
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    output_console().print(table)
 
 
 def text(value: object) -> str:

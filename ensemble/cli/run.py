@@ -140,9 +140,9 @@ def _check(pipeline: Pipeline, folder: Path, workers: int, follow: bool) -> tupl
 
 
 def _say_plan(pipeline: Pipeline, folder: Path, workers: int) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from ensemble.display import output_console
     from ensemble.pipeline.registered import registered_models
 
     _, outlooks = _check(pipeline, folder, workers, follow=False)
@@ -152,7 +152,7 @@ def _say_plan(pipeline: Pipeline, folder: Path, workers: int) -> None:
     for name, outlook in outlooks.items():
         jobs = "?" if outlook.jobs is None else str(outlook.jobs)
         table.add_row(name, pipeline.steps[name].stage, jobs, outlook.words, ", ".join(pipeline.needs(name)))
-    Console().print(table)
+    output_console().print(table)
     for name, model in registered_models(pipeline):
         click.echo(f"{name}: model {model}, {pipeline.steps[name].parameters['model']}")
     known = [outlook.jobs for outlook in outlooks.values() if outlook.jobs is not None]
@@ -206,16 +206,21 @@ def _true_errors(audit: Mapping[str, Any]) -> str:
 
 
 def _print_steps(pipeline: Pipeline, look: Look) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from ensemble.display import output_console
+
+    by_sections = any(plan.sections for plan in look.plans.values())
     table = Table(title=f"pipeline {pipeline.name}", title_justify="left")
-    for label in ("step", "stage", "jobs", "done", "failed", "sections", "held", ""):
-        table.add_column(label, justify="left" if label in ("step", "stage", "") else "right")
+    for label in ("step", "stage", "jobs", "done", "failed", *(("sections", "held") if by_sections else ()), ""):
+        table.add_column(label, justify="left" if label in ("step", "stage", "") else "right", overflow="fold")
     for name, plan in look.plans.items():
-        jobs = f"{len(plan.tasks)}{'+' if plan.open_ended else ''}"
-        sections = str(len(plan.sections)) if plan.sections else ""
-        held = str(len(plan.held)) if plan.sections else ""
-        counts = (jobs, str(look.done(name)), str(len(look.failed(name))), sections, held)
+        counts = [
+            f"{len(plan.tasks)}{'+' if plan.open_ended else ''}",
+            str(look.done(name)),
+            str(len(look.failed(name))),
+        ]
+        if by_sections:
+            counts += [str(len(plan.sections)), str(len(plan.held))] if plan.sections else ["", ""]
         table.add_row(name, pipeline.steps[name].stage, *counts, plan.waiting)
-    Console().print(table)
+    output_console().print(table)

@@ -46,7 +46,7 @@ def status(campaign_name: str, search_name: str | None, watch: bool, interval: f
       ensemble search status demo
       ensemble search status fib25 ffn_variants --watch
     """
-    from rich.console import Console
+    from ensemble.display import output_console
 
     runs = _runs(home, campaign_name, search_name)
     while watch and not runs and _driven(home, campaign_name):  # it prepares the data
@@ -56,7 +56,7 @@ def status(campaign_name: str, search_name: str | None, watch: bool, interval: f
         click.echo(f"campaign {campaign_name}: no search was started yet")
         return
     ledgers = [run.ledger() for run in runs]
-    console = Console()
+    console = output_console()
     if watch:
         with contextlib.suppress(KeyboardInterrupt):  # how one leaves it
             _watch(console, home, runs, ledgers, interval)
