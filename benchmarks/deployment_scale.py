@@ -138,15 +138,13 @@ def _as_real(outcome: Outcome) -> Outcome:
 
 def run(options: argparse.Namespace) -> list[Figure]:
     cases = options.case or (["million", MASKED] if options.quick else CASES)
-    return [
-        figure
-        for case in cases
-        for figure in (
-            masked_out(MASKED_COUNTS[options.quick])
-            if case == MASKED
-            else deploy(case, SIZES[case][options.quick], options.quick)
-        )
-    ]
+    figures = []
+    for case in cases:
+        if case == MASKED:
+            figures += masked_out(MASKED_COUNTS[options.quick])
+        else:
+            figures += deploy(case, SIZES[case][options.quick], options.quick)
+    return figures
 
 
 def deploy(case: str, size: Size, quick: bool) -> list[Figure]:

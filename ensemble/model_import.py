@@ -23,11 +23,9 @@ from apps.ffn.checkpoint import (
     read_info,
     save_checkpoint,
 )
+from apps.ffn.google_checkpoint import INDEX
 from apps.ffn.settings import InferenceSettings
 from ensemble.models import CHAMPION, Model, check_names, register_model
-
-# Beside the weights of a google/ffn checkpoint, whose prefix it ends.
-GOOGLE_INDEX = ".index"
 
 
 def add_model(
@@ -95,7 +93,7 @@ def _refuse_folder_of_prefixes(given: str, folder: Path) -> None:
     """Raise DataError, which says what to give, for the folder in which google/ffn's checkpoints lie."""
     if not folder.is_dir() or (folder / MODEL_FILE).exists():
         return
-    prefixes = sorted(file.stem for file in folder.glob(f"*{GOOGLE_INDEX}"))
+    prefixes = sorted(file.stem for file in folder.glob(f"*{INDEX}"))
     if prefixes:
         raise DataError(
             f"{given}: has no {MODEL_FILE}, but google/ffn's {', '.join(prefixes)}; give the prefix of one, as "

@@ -11,6 +11,7 @@ from apps.ffn.backend import import_tensorflow
 from apps.ffn.model import ModelParameters, Weights, check_weights, weight_shapes
 
 SCOPE = "seed_update/"
+INDEX = ".index"  # of the file beside the weights; what comes before it is the prefix that names a checkpoint
 
 # Published with the FIB-25 sample; the file itself holds neither.
 PUBLISHED_FOV, PUBLISHED_DELTAS = (33, 33, 33), (8, 8, 8)

@@ -14,6 +14,7 @@ from apps.core.boxes import Box, Triple
 from apps.core.errors import DataError, EnsembleError, ParameterError
 from apps.core.volumes import UNKNOWN_VOXEL_SIZE, Volume, open_volume
 from apps.ffn.applicability import check_overlap, check_voxel_size
+from apps.ffn.google_checkpoint import INDEX
 from ensemble.pipeline.definition import Pipeline, Step, paths_of
 from ensemble.pipeline.known import fov_of, grid_of, may_be_made, shape_of, trained_voxel_size, voxel_size_of_volume
 from ensemble.pipeline.references import references
@@ -23,7 +24,7 @@ from ensemble.pipeline.registered import FLOODING
 GREY = ("image", "volume")
 IDS = ("segmentation", "labels", "clefts", "vesicles")
 MODEL = ("model", "init")
-MODEL_FILE, GOOGLE_FILE = "model.json", ".index"
+MODEL_FILE = "model.json"
 # Stages whose image has to be uint8, and whose labels have to have its shape.
 UINT8 = frozenset({"ingest", "inference", "agglomeration", "training", "masking"})
 OF_ONE_SHAPE = frozenset({"ingest", "training"})
@@ -97,7 +98,7 @@ def _look_at_model(value: str) -> None:
     folder = Path(value)
     if folder.is_dir() and not (folder / MODEL_FILE).is_file():
         raise DataError(f"{value}: is no trained model, it has no {MODEL_FILE}; expected a checkpoint's folder")
-    if not folder.exists() and not Path(f"{value}{GOOGLE_FILE}").exists():
+    if not folder.exists() and not Path(f"{value}{INDEX}").exists():
         raise FileNotFoundError(value)
 
 
