@@ -27,6 +27,7 @@ from apps.reconciliation.settings import IN_THE_MAKING, MANIFEST
 from apps.reconciliation.solution import SUMMARY, SolutionRecord, Summary
 from ensemble.deployment import Deployment
 from ensemble.jobs import Outcome, Task
+from ensemble.models import register_model
 from tests.apps.test_inference import MODEL
 
 SHAPE = (32, 32, 32)
@@ -44,6 +45,20 @@ def sample_image(folder: Path) -> Path:
     write_volume(folder / "image.zarr", image.astype(np.uint8), VOXEL_NM)
     write_volume(folder / "labels.zarr", labels, VOXEL_NM)
     return folder / "image.zarr"
+
+
+def register_sample(home: Path, name: str, checkpoint: Path) -> None:
+    """Register the network of `sample_deployment` in `home`."""
+    register_model(
+        home,
+        name,
+        checkpoint,
+        row={},
+        reason="set by hand",
+        inference={"min_size": 50},
+        normalisation=(120.0, 40.0),
+        voxel_size_nm=VOXEL_NM,
+    )
 
 
 def sample_deployment(folder: Path, **fields: Any) -> Deployment:

@@ -14,9 +14,8 @@ from ensemble import service
 from ensemble.deployment import Resources, plan_deployment, run_plan
 from ensemble.display import Display
 from ensemble.job_requests import fetch_jobs
-from ensemble.models import register_model
 from tests.conftest import RunningService
-from tests.ensemble.deployment.samples import VOXEL_NM, ThreadJobs, sample_deployment
+from tests.ensemble.deployment.samples import ThreadJobs, register_sample, sample_deployment
 from tests.ensemble.pipeline.test_end_to_end import ENSEMBLE, stage_processes
 
 CAMPAIGN = "deploy-killed"
@@ -29,16 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.service]
 def test_killed_jobs_and_a_killed_driver_lose_nothing(balsam_service: RunningService, tmp_path: Path) -> None:
     home = balsam_service.home
     alone = sample_deployment(tmp_path, inference={"min_size": 50})
-    register_model(
-        home,
-        "tubes",
-        alone.checkpoint,
-        row={},
-        reason="set by hand",
-        inference={"min_size": 50},
-        normalisation=(120.0, 40.0),
-        voxel_size_nm=VOXEL_NM,
-    )
+    register_sample(home, "tubes", alone.checkpoint)
     out = tmp_path / "balsam.zarr"
     command = [*ENSEMBLE, "deploy", "tubes", "--home", str(home), "--image", alone.image, "--out", str(out)]
     command += ["--site", balsam_service.site.name, "--workers", "2", "--campaign", CAMPAIGN]

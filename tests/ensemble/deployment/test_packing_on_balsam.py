@@ -12,9 +12,8 @@ import pytest
 
 from ensemble import service
 from ensemble.job_requests import fetch_jobs
-from ensemble.models import register_model
 from tests.conftest import RunningService
-from tests.ensemble.deployment.samples import VOXEL_NM, sample_deployment
+from tests.ensemble.deployment.samples import register_sample, sample_deployment
 from tests.ensemble.pipeline.test_end_to_end import ENSEMBLE
 
 PER_NODE = 2
@@ -50,16 +49,7 @@ class Job:
 def test_so_many_jobs_share_the_one_node(balsam_service: RunningService, tmp_path: Path) -> None:
     home, campaign = balsam_service.home, "deploy-packed"
     sample = sample_deployment(tmp_path)
-    register_model(
-        home,
-        "packed",
-        sample.checkpoint,
-        row={},
-        reason="set by hand",
-        inference={"min_size": 50},
-        normalisation=(120.0, 40.0),
-        voxel_size_nm=VOXEL_NM,
-    )
+    register_sample(home, "packed", sample.checkpoint)
     command = [*ENSEMBLE, "deploy", "packed", "--home", str(home), "--campaign", campaign]
     command += ["--image", sample.image, "--out", str(tmp_path / "packed.zarr"), "--subvolume", "16,16,16"]
     command += ["--overlap", "8,8,8", "--per-job", str(-(-8 // JOBS)), "--reconciliation-jobs", "1"]
