@@ -79,6 +79,11 @@ class Task:
         """The work directory below the campaign's."""
         return self.workdir or self.key
 
+    @property
+    def threads_per_rank(self) -> int:
+        """By the name that they have in every stage.  Where ranks are pinned to cores, Balsam gives each as many."""
+        return int(self.parameters.get("threads", 1))
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -331,6 +336,7 @@ class CampaignJobs:
             parameters={"time_limit": str(task.time_limit_s)} if task.time_limit_s else {},
             num_nodes=task.num_nodes,
             ranks_per_node=task.ranks_per_node,
+            threads_per_rank=task.threads_per_rank,
             node_packing_count=task.jobs_per_node,
             wall_time_min=task.wall_time_min,
             parent_ids=parent_ids,

@@ -47,7 +47,8 @@ class Balsam:
             for job in jobs:
                 job.id = len(self.rows) + 1
                 row = {"id": job.id, "state": "STAGED_IN", "last_update": STAMP, "workdir": str(job.workdir)}
-                self.rows[job.id] = row | {"tags": job.tags, "data": job.data, "num_nodes": job.num_nodes}
+                size = {"num_nodes": job.num_nodes, "threads_per_rank": job.threads_per_rank}
+                self.rows[job.id] = row | {"tags": job.tags, "data": job.data} | size
         return jobs
 
     def fetch(self, query: dict[str, Any]) -> Sequence[Row]:
@@ -233,6 +234,14 @@ def test_of_two_jobs_of_one_task_the_newer_counts(balsam: Balsam, campaign: Camp
         assert not future.done()
         balsam.end(2, record={"result": "new"})
         assert future.result(10).record == {"result": "new"}
+
+
+def test_balsam_is_told_how_many_cores_a_rank_needs(balsam: Balsam, campaign: Campaign) -> None:
+    with open_jobs(campaign) as jobs:
+        jobs.submit(Task("a", "phantom", {"threads": 8}))
+        jobs.submit(Task("b", "phantom", {}))
+        until(lambda: len(balsam.rows) == 2)
+    assert {row["tags"]["task"]: row["threads_per_rank"] for row in balsam.rows.values()} == {"a": 8, "b": 1}
 
 
 @pytest.mark.parametrize("field", ["time_limit_s", "max_attempts", "num_nodes", "ranks_per_node", "jobs_per_node"])
