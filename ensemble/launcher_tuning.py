@@ -36,6 +36,8 @@ from balsam.platform.scheduler import LocalProcessScheduler, SchedulerSubmitErro
 from balsam.schemas import MAX_ITEMS_PER_BULK_OP, SchedulerJobStatus
 from balsam.util import SigHandler
 
+from ensemble.gpus import VARIABLE as CUDA_VISIBLE
+from ensemble.gpus import machine_gpus, share_of_node
 from ensemble.node_manager import QuickNodeManager
 from ensemble.settings import LAUNCHER_VARIABLE, batch_job_nodes, current_site, inherited_environment
 
@@ -50,18 +52,23 @@ BUSY_S = 5.0
 class VirtualNode(DefaultNode):
     """One of as many nodes as the batch job asked for; all of them are this machine.
 
-    A node has no CPUs of its own: jobs share the machine's, and its operating system schedules them.
+    A node has no CPUs of its own: jobs share the machine's, and its operating system schedules them.  It has its share
+    of the machine's GPUs, which a job sees that asks for no number of them.
     """
 
     cpu_ids: list[int] = []  # noqa: RUF012 (Balsam's class attribute)
 
     @classmethod
     def get_job_nodelist(cls) -> list[VirtualNode]:
-        host = socket.gethostname()
-        return [cls(f"{host}-{i}", host) for i in range(batch_job_nodes())]
+        host, nodes, gpus = socket.gethostname(), batch_job_nodes(), machine_gpus()
+        return [cls(f"{host}-{i}", host, share_of_node(gpus, i, nodes)) for i in range(nodes)]
 
     def check_fit(self, num_cpus: int, num_gpus: int, occupancy: float) -> bool:
         return bool(super().check_fit(0, num_gpus, occupancy))
+
+    def assign(self, job_id: int, num_cpus: int = 0, num_gpus: int = 0, occupancy: float = 1.0) -> dict[str, Any]:
+        given: dict[str, Any] = super().assign(job_id, num_cpus, num_gpus, occupancy)
+        return given if num_gpus else {**given, "gpu_ids": list(self.idle_gpus)}
 
 
 class LocalRun(SubprocessAppRun):
@@ -69,6 +76,12 @@ class LocalRun(SubprocessAppRun):
 
     A job is a process group of its own, which ends with the job's command, on request, or with its launcher.
     """
+
+    def _set_envs(self) -> None:
+        super()._set_envs()
+        gpus = [gpu for of_node in self._node_spec.gpu_ids for gpu in of_node]  # Balsam takes those of the first node
+        if gpus:
+            self._envs[CUDA_VISIBLE] = ",".join(dict.fromkeys(gpus))
 
     def _build_cmdline(self) -> str:
         ranks = self.get_num_ranks()

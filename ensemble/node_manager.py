@@ -63,11 +63,14 @@ class QuickNodeManager(NodeManager):
         if num_nodes > len(self._empty):
             raise InsufficientResources
         found = heapq.nsmallest(num_nodes, self._empty)
-        for index in found:
-            self.nodes[index].assign(job_id, num_cpus=0, num_gpus=0, occupancy=1.0)
-        self._assigned(job_id, found)
         nodes = [self.nodes[index] for index in found]
-        return NodeSpec(node_ids=[node.node_id for node in nodes], hostnames=[node.hostname for node in nodes])
+        given = [node.assign(job_id, num_cpus=0, num_gpus=0, occupancy=1.0) for node in nodes]
+        self._assigned(job_id, found)
+        return NodeSpec(
+            node_ids=[node.node_id for node in nodes],
+            hostnames=[node.hostname for node in nodes],
+            gpu_ids=[of_node["gpu_ids"] for of_node in given],
+        )
 
     def _assigned(self, job_id: int, used: list[int]) -> None:
         self.job_node_map[job_id] = used

@@ -65,6 +65,8 @@ def import_tensorflow() -> Any:
     """The `tensorflow` module, quiet, whatever Keras runs on."""
     os.environ.setdefault(LEVEL, "2")
     os.environ.setdefault(VARIABLE, DEFAULT)
+    # It takes nearly all memory of every GPU that it sees otherwise, and another job on the node finds none.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     with contextlib.nullcontext() if "tensorflow" in sys.modules else without_noise():
         import tensorflow as tf
 

@@ -122,7 +122,38 @@ def test_a_batch_job_has_the_nodes_it_asked_for(monkeypatch: pytest.MonkeyPatch)
     assert not nodes[1].check_fit(num_cpus=1, num_gpus=1, occupancy=1.0)
 
 
-def _run(folder: Path, command: str, nodes: int = 1, ranks_per_node: int = 1) -> Any:
+def test_the_machines_gpus_are_dealt_out_among_its_nodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from ensemble.launcher_tuning import VirtualNode
+    from ensemble.node_manager import QuickNodeManager
+
+    monkeypatch.setenv("ENSEMBLE_NODES", "3")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    manager = QuickNodeManager(VirtualNode.get_job_nodelist())
+    size = {"num_nodes": 1, "ranks_per_node": 1, "threads_per_rank": 8, "threads_per_core": 1, "gpus_per_rank": 0}
+    first, second = (manager.assign_from_params(i, **{**size, "node_occupancy": 0.5}) for i in range(2))
+    assert first.gpu_ids == second.gpu_ids == [["4", "7"]]  # both see all that their node has
+    two = manager.assign_from_params(2, **{**size, "num_nodes": 2, "node_occupancy": 1.0})
+    assert two.gpu_ids == [["5"], ["6"]]
+    manager.free(0)
+    assert manager.assign_from_params(3, **{**size, "gpus_per_rank": 1, "node_occupancy": 0.5}).gpu_ids == [["4"]]
+
+    seen = "sh -c 'echo $CUDA_VISIBLE_DEVICES'"
+    cases: list[tuple[list[list[str]], str]] = [
+        (first.gpu_ids, "4,7"),
+        ([*two.gpu_ids, ["5"]], "5,6"),
+        ([[], []], "4,5,6,7"),
+    ]
+    for gpus, expected in cases:
+        run = _run(tmp_path, seen, nodes=len(gpus), ranks_per_node=1, gpus=gpus)
+        monkeypatch.setattr(run, "get_num_ranks", lambda: 1)  # one line
+        run.start()
+        assert run.wait(timeout=20) == 0
+        assert run.tail_output().strip() == expected
+
+
+def _run(
+    folder: Path, command: str, nodes: int = 1, ranks_per_node: int = 1, gpus: list[list[str]] | None = None
+) -> Any:
     from balsam.site.launcher import NodeSpec
 
     from ensemble.launcher_tuning import LocalRun
@@ -134,7 +165,7 @@ def _run(folder: Path, command: str, nodes: int = 1, ranks_per_node: int = 1) ->
         envs={"GREETING": "a 'b' $c"},
         cwd=folder,
         outfile_path=folder / "job.out",
-        node_spec=NodeSpec(node_ids=names, hostnames=names, gpu_ids=[[] for _ in names]),
+        node_spec=NodeSpec(node_ids=names, hostnames=names, gpu_ids=gpus or [[] for _ in names]),
         ranks_per_node=ranks_per_node,
         threads_per_rank=1,
         threads_per_core=1,
