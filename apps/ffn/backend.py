@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from apps.core.boxes import Triple
 from apps.core.errors import ParameterError, StateError
+from apps.ffn.lean_import import OPTIONAL, lean_import
 from apps.ffn.quiet import LEVEL, without_noise
 
 Array = NDArray[np.float32]
@@ -67,7 +68,10 @@ def import_tensorflow() -> Any:
     os.environ.setdefault(VARIABLE, DEFAULT)
     # It takes nearly all memory of every GPU that it sees otherwise, and another job on the node finds none.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    with contextlib.nullcontext() if "tensorflow" in sys.modules else without_noise():
+    with contextlib.ExitStack() as stack:
+        if "tensorflow" not in sys.modules:
+            stack.enter_context(without_noise())
+            stack.enter_context(lean_import(OPTIONAL - {backend_name()}))
         import tensorflow as tf
 
     return tf
