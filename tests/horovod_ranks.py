@@ -1,4 +1,4 @@
-"""What each rank of tests/test_horovod.py runs: `horovod_ranks.py FOLDER` writes FOLDER/RANK.json."""
+"""What each rank of tests/test_horovod.py runs: `-m tests.horovod_ranks FOLDER` writes FOLDER/RANK.json."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import json
 import sys
 from pathlib import Path
 
-import horovod.tensorflow as hvd
-import keras
 import numpy as np
-import tensorflow as tf
+
+from apps.ffn.backend import import_tensorflow
+
+tf = import_tensorflow()  # first: without what TensorFlow and Keras load beside, in half of the time
+import horovod.tensorflow as hvd  # noqa: E402
+import keras  # noqa: E402
 
 
 def train(rank: int, steps: int) -> tuple[str, list[float]]:

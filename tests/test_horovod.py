@@ -20,7 +20,7 @@ pytestmark = needs_horovod
 def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each rank reported, by rank."""
     folder = tmp_path_factory.mktemp("reports")
-    ended = run(RANKS, [Path(__file__).with_name("horovod_ranks.py"), folder])
+    ended = run(RANKS, ["-m", "tests.horovod_ranks", folder])
     assert ended.code == 0, ended.out + ended.error
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(RANKS)]
 

@@ -140,9 +140,9 @@ def test_a_single_rank_is_a_process_like_any(tmp_path: Path) -> None:
 @pytest.mark.horovod
 def test_horovodrun_starts_ranks_too(tmp_path: Path) -> None:
     pytest.importorskip("horovod")
-    ended, _ = launch(tmp_path, {}, "horovodrun")
+    ended, _ = launch(tmp_path, {}, "horovodrun unasked")
     assert ended.code == 0, ended.error
     assert read(tmp_path, "result.json")["ranks"] == 2
-    ended, _ = launch(tmp_path, {"error": "diverged", "failing": 1, "sleep": 60}, "horovodrun")
+    ended, _ = launch(tmp_path, {"error": "diverged", "failing": 1, "sleep": 60}, "horovodrun unasked")
     assert ended.code != 0
     assert read(tmp_path, "failure.json")["kind"] == "diverged"

@@ -1,4 +1,9 @@
-"""What the ranks of tests/apps/ffn/test_ranks.py run: `ranks_program.py SCENARIO FOLDER`, report to FOLDER/N.json."""
+"""What the ranks of tests/apps/ffn/test_ranks.py run: `ranks_program.py SCENARIO FOLDER`.
+
+`raises`: all collectives, reported to FOLDER/RANK.json; then rank 1 ends as a stage that fails.
+`killed`: rank 1 ends by kill -9.
+Rank 0 waits for rank 1 then, and what it sees goes to FOLDER/lost.json.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +77,10 @@ def collectives(ranks: Ranks) -> dict[str, Any]:
 
 
 def lose_rank_1(ranks: Ranks, how: str) -> dict[str, Any]:
-    """Rank 1 ends, as a stage that raises DivergedError or by kill -9, while rank 0 waits for it."""
+    """Rank 1 ends, as a stage that raises DivergedError or by kill -9, while rank 0 waits for it.
+
+    Returns what rank 0 sees.
+    """
     ranks.barrier()
     if ranks.rank == 1:
         time.sleep(0.5)
@@ -89,10 +97,10 @@ def lose_rank_1(ranks: Ranks, how: str) -> dict[str, Any]:
 def main() -> None:
     scenario, folder = sys.argv[1], Path(sys.argv[2])
     ranks = start_ranks(threads=1)
-    report = collectives(ranks) if scenario == "collectives" else lose_rank_1(ranks, scenario)
-    (folder / f"{ranks.rank}.json").write_text(json.dumps(report))
-    if "error" in report:
-        end_all_ranks(75)
+    if scenario == "raises":
+        (folder / f"{ranks.rank}.json").write_text(json.dumps(collectives(ranks)))
+    (folder / "lost.json").write_text(json.dumps(lose_rank_1(ranks, scenario)))
+    end_all_ranks(75)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,7 +23,7 @@ from apps.core.progress import silent
 from apps.ffn.checkpoint import CheckpointInfo, load_checkpoint
 from apps.ffn.model import initial_weights
 from apps.ffn.ranks import OneRank
-from apps.training.parameters import TrainingEvaluation
+from apps.training.parameters import TrainingEvaluation, TrainingParameters
 from apps.training.saving import read_training, save_training
 from apps.training.stage import run
 from tests.apps.ffn.test_summaries import read_scalars
@@ -56,7 +58,8 @@ def test_kill_9_in_the_middle_ends_with_the_same_bits(tmp_path: Path, fields: di
     killed = tmp_path / "killed"
     kill(command, lambda: steps_of(killed) >= 20)
     assert steps_of(killed) < STEPS
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    # In this process, which has loaded TensorFlow; of the killed one there is nothing but its files.
+    run(TrainingParameters.load(file), silent)
     assert_same_training(whole.checkpoint, killed / "checkpoint")
     for table in ("curves.csv", "evaluations.csv"):
         one, other = (pd.read_csv(tmp_path / name / table) for name in ("whole", "killed"))
@@ -154,10 +157,16 @@ def test_a_schedule_that_does_not_fit_is_refused(tmp_path: Path, fields: dict[st
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_reduced_precision_goes_on_to_the_bit(tmp_path: Path, precision: str) -> None:
-    fields: dict[str, Any] = {"precision": precision, "steps": 12, "checkpoint_every": 12, "ema": 0.9}
-    whole = run(parameters(tmp_path, output=str(tmp_path / "whole"), **fields), silent)
-    run(parameters(tmp_path, **{**fields, "steps": 7}), silent)
-    assert_same_training(whole.checkpoint, run(parameters(tmp_path, **fields), silent).checkpoint)
+    chosen = parameters(tmp_path, precision=precision, steps=12, checkpoint_every=7, ema=0.9)
+
+    def copy(done: float, total: float, what: str = "") -> None:
+        if done == 7:
+            shutil.copytree(chosen.output, tmp_path / "parts")
+
+    whole = run(chosen, copy)
+    assert steps_of(tmp_path / "parts") == 7
+    parts = run(msgspec.structs.replace(chosen, output=str(tmp_path / "parts")), silent)
+    assert_same_training(whole.checkpoint, parts.checkpoint)
 
 
 def test_the_average_is_what_is_used_and_the_raw_weights_are_what_goes_on(tmp_path: Path) -> None:
@@ -183,10 +192,24 @@ class FakeRank(OneRank):
             raise ParameterError(f"{what}: not the same on all ranks")
 
 
-def test_another_number_of_ranks_is_refused(tmp_path: Path) -> None:
-    first = run(parameters(tmp_path, steps=5), silent)
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> TrainingParameters:
+    """Of a training of 5 steps that is done.  Only to be read: `copied` gives one to go on with."""
+    chosen = parameters(tmp_path_factory.mktemp("short"), steps=5)
+    run(chosen, silent)
+    return chosen
+
+
+@pytest.fixture
+def copied(short: TrainingParameters, tmp_path: Path) -> TrainingParameters:
+    """Of a training to 40 steps, the first 5 of which are done."""
+    shutil.copytree(short.output, tmp_path / "out")
+    return msgspec.structs.replace(short, output=str(tmp_path / "out"), steps=40)
+
+
+def test_another_number_of_ranks_is_refused(short: TrainingParameters) -> None:
     with pytest.raises(StateError, match=r"a training of 1 rank\(s\), this run has 2"):
-        read_training(Path(first.checkpoint), FakeRank(2))
+        read_training(Path(short.output) / "checkpoint", FakeRank(2))
 
 
 def test_ranks_of_different_weights_save_nothing(tmp_path: Path) -> None:
@@ -206,15 +229,15 @@ def test_ranks_of_different_weights_save_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["state.npz", "weights.npz", "streams-00000.npz"])
 @pytest.mark.parametrize("damage", ["cut short", "missing"])
-def test_a_damaged_checkpoint_is_named_and_left_alone(tmp_path: Path, file: str, damage: str) -> None:
-    first = run(parameters(tmp_path, steps=5), silent)
-    path = Path(first.checkpoint) / file
+def test_a_damaged_checkpoint_is_named_and_left_alone(copied: TrainingParameters, file: str, damage: str) -> None:
+    checkpoint = Path(copied.output) / "checkpoint"
+    path = checkpoint / file
     content = path.read_bytes()[:-100]
     path.unlink()
     if damage == "cut short":
         path.write_bytes(content)
-    with pytest.raises(DataError, match=rf"{first.checkpoint}: is a damaged checkpoint"):
-        run(parameters(tmp_path), silent)
+    with pytest.raises(DataError, match=rf"{checkpoint}: is a damaged checkpoint"):
+        run(copied, silent)
     assert path.is_file() == (damage == "cut short")
 
 
