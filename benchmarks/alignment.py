@@ -51,7 +51,7 @@ from benchmarks.alignment_data import (
 from benchmarks.harness import Figure, benchmark_with_options
 
 SECTIONS, QUICK_SECTIONS = 64, 8
-EXTENT, QUICK_EXTENT = 576, 256
+EXTENT, QUICK_EXTENT = 576, 160
 FINE = {"spacing": 16, "finest": 1}  # for sections of 250 pixels
 GOAL = 1.0  # pixels
 SCORE_GOAL = 0.7  # rank correlation
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> list[Figure]:
     quick: bool = options.quick
     with tempfile.TemporaryDirectory(prefix="ensemble-alignment-") as name:
         folder = Path(name)
-        real = read_planes(str(_fib25()), 16 if quick else 60)
+        real = read_planes(str(_fib25()), 6 if quick else 60)
         # First, while this process is small: what it holds counts as memory of the processes that it starts.
         figures = _memory(folder / "memory", real, quick)
         figures += _throughput(folder / "throughput", real, quick)
@@ -217,7 +217,7 @@ def _real_error(block: NDArray[np.uint8], folder: Path, quick: bool) -> list[Fig
 
 
 def _throughput(folder: Path, planes: NDArray[np.uint8], quick: bool) -> list[Figure]:
-    count, extent = (3, 384) if quick else (10, 2048)
+    count, extent = (2, 256) if quick else (10, 2048)
     for number in range(count):
         save_section(folder / "in", number, enlarge(planes[number], extent))
     pixels = count * extent * extent / 1e6

@@ -49,8 +49,10 @@ def run(options: argparse.Namespace) -> list[Figure]:
         options.labels = options.image  # of a case; nothing is scored here
         return sweep(given(options), options.subvolume, options.count, options.batches, options.fovs)
     with tempfile.TemporaryDirectory() as folder:
-        case = synthetic(Path(folder), options.threads)
-        return sweep(case, (40, 40, 40), 4 if options.quick else 8, [2, 4] if options.quick else [2, 8], options.fovs)
+        case = synthetic(Path(folder), options.threads, options.quick)
+        if options.quick:
+            return sweep(case, (32, 32, 32), 4, [2, 4], options.fovs)
+        return sweep(case, (40, 40, 40), 8, [2, 8], options.fovs)
 
 
 def sweep(case: Case, shape: Triple, count: int, batches: list[int], fovs: int) -> list[Figure]:

@@ -117,7 +117,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> list[Figure]:
     if options.image is None:
         with tempfile.TemporaryDirectory() as folder:
-            engine = Engine(synthetic(Path(folder), options.threads))
+            engine = Engine(synthetic(Path(folder), options.threads, options.quick))
             figures = compare(engine, None, [], 1 if options.quick else 3, None)
             return [replace(figure, goal=None) for figure in figures]  # goals are for real data and networks
     for name in ("labels", "checkpoint"):
@@ -143,16 +143,17 @@ def given(options: argparse.Namespace) -> Case:
     return Case(image, labels, checkpoint, checkpoint.normalisation(mean, std), settings, options.threads)
 
 
-def synthetic(folder: Path, threads: int) -> Case:
-    """Tubes between membranes, and a network set by hand that takes what is bright."""
+def synthetic(folder: Path, threads: int, quick: bool) -> Case:
+    """Tubes between membranes, and a network set by hand that takes what is bright; with `quick` both are smaller."""
     rng = np.random.default_rng(0)
-    labels = np.zeros((40, 80, 80), np.uint32)
-    for number, (y, x) in enumerate(np.ndindex(4, 4), start=1):
+    tubes, depth, features = (2, 3, 8) if quick else (4, 4, 16)
+    labels = np.zeros((40, 20 * tubes, 20 * tubes), np.uint32)
+    for number, (y, x) in enumerate(np.ndindex(tubes, tubes), start=1):
         labels[:, 20 * y + 1 : 20 * y + 18, 20 * x + 1 : 20 * x + 18] = number
     image = np.where(labels > 0, 160, 60) + rng.normal(0, 8, labels.shape)
     write_volume(folder / "image.zarr", image.astype(np.uint8), (10.0, 10.0, 10.0))
     write_volume(folder / "labels.zarr", labels, (10.0, 10.0, 10.0))
-    model = ModelParameters(depth=4, features=16, fov=(17, 17, 17), deltas=(4, 4, 4))
+    model = ModelParameters(depth=depth, features=features, fov=(17, 17, 17), deltas=(4, 4, 4))
     info = CheckpointInfo(model=model, image_mean=120.0, image_std=40.0, step=1, provenance={})
     save_checkpoint(folder / "checkpoint", info, bright_is_object(model), {})
     checkpoint = load_checkpoint(str(folder / "checkpoint"))

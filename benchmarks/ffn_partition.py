@@ -29,7 +29,7 @@ from benchmarks.harness import Figure, benchmark_with_options, median
 Labels = NDArray[np.integer]
 
 EXTENT, BODIES, REPEATS = 250, 60, 3
-QUICK_EXTENT, QUICK_BODIES = 96, 12
+QUICK_EXTENT, QUICK_BODIES = 64, 6
 FOV, DELTAS, QUICK_FOV, QUICK_DELTAS = (33, 33, 33), (8, 8, 8), (17, 17, 17), (4, 4, 4)
 
 

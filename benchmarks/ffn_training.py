@@ -31,10 +31,10 @@ def run(quick: bool) -> list[Figure]:
 
     if quick:
         model, batch, steps, extent = (
-            ModelParameters(depth=3, features=8, fov=(17, 17, 17), deltas=(4, 4, 4)),
+            ModelParameters(depth=2, features=8, fov=(13, 13, 13), deltas=(3, 3, 3)),
             4,
-            20,
-            64,
+            6,
+            48,
         )
     else:
         model, batch, steps, extent = (

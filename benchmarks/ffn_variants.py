@@ -18,7 +18,7 @@ from benchmarks.harness import Figure, benchmark_main, median, timed
 THREADS = 2
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 SIZE: dict[str, Any] = {"depth": 12, "features": 32, "fov": (33, 33, 33), "deltas": (8, 8, 8)}
-SMALL: dict[str, Any] = {"depth": 3, "features": 8, "fov": (13, 13, 13), "deltas": (3, 3, 3)}
+SMALL: dict[str, Any] = {"depth": 2, "features": 8, "fov": (13, 13, 13), "deltas": (3, 3, 3)}
 OPTIONS: dict[str, dict[str, Any]] = {
     **{name: {"variant": name} for name in VARIANTS},
     "twoscale in plane": {"variant": "twoscale", "coarse": (1, 2, 2)},

@@ -160,23 +160,23 @@ def _keep_to_one_core() -> None:
 
 def _scores(folder: Path, block: np.ndarray, quick: bool) -> list[Figure]:
     """Whether the scores, which know no truth, order sections as their true errors do."""
-    count = 6 if quick else 24
+    count, extent, jitter = (6, 240, 6) if quick else (24, 512, 16)
     noise = [float(level) for level in np.linspace(0.0, 110.0, count)]
     planes = [block[(7 * number) % len(block)] for number in range(count)]
     real = real_tiles(folder / "real", planes, 104, 38, 6.0, noise, seed=5)
     rng = np.random.default_rng(1)
     spoilt = [
-        Spoiling(float(rng.uniform(0, 90)), float(rng.uniform(0, 16)), float(rng.choice([1.0, 1.0, 0.6, 0.3])))
+        Spoiling(float(rng.uniform(0, 90)), float(rng.uniform(0, jitter)), float(rng.choice([1.0, 1.0, 0.6, 0.3])))
         for _ in range(count)
     ]
-    phantom = spoilt_phantom_tiles(folder / "phantom", 512, spoilt)
+    phantom = spoilt_phantom_tiles(folder / "phantom", extent, spoilt)
     return [
         *_ranks("", real, 16, f"{count} real sections with noise of 0 to 110 grey levels", quick),
         *_ranks(
             "phantom: ",
             phantom,
             24,
-            f"{count} sections with noise of 0 to 90 grey levels, jitter of 0 to 16 px, 0.3 to 1 of the contrast",
+            f"{count} sections with noise of 0 to 90 grey levels, jitter of 0 to {jitter} px, 0.3 to 1 of the contrast",
             quick,
         ),
     ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
+import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,9 @@ import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from apps.core.boxes import Box
 from apps.core.errors import DataError
 from apps.core.progress import silent
-from apps.core.volumes import Volume, open_volume
+from apps.core.volumes import open_volume
 from apps.phantom.acquisition import AcquisitionDesign, acquire_section
 
 Image = NDArray[Any]
@@ -51,12 +52,11 @@ def phantom_tiles(folder: Path, sections: int, extent: int, jitter: float, seed:
 
     The phantom's planes are half as large as the sections (`extent` pixels), which are their mirror images.
     """
-    image = _phantom(folder, extent // 2, seed)
+    block = _phantom(extent // 2, seed)
     design = AcquisitionDesign(jitter=jitter)
     found = {}
     for section in range(sections):
-        plane = Box.of((section * _DEPTH // sections, 0, 0), (1, *image.shape[1:]))
-        large = mirrored(image.read(plane)[0], extent, round(0.48 * extent))
+        large = mirrored(block[section * _DEPTH // sections], extent, round(0.48 * extent))
         acquired = acquire_section(large, design, seed, section)
         found[section] = acquired.tiles, acquired.nominal, acquired.true
     return _write(folder, found)
@@ -73,22 +73,26 @@ class Spoiling:
 
 def spoilt_phantom_tiles(folder: Path, extent: int, spoilt: list[Spoiling], seed: int = 1) -> Tiles:
     """3 x 3 tiles, 20 % overlap, of planes of a phantom of `extent` pixels, each imaged as badly as it says."""
-    image = _phantom(folder, extent, seed)
+    block = _phantom(extent, seed)
     found = {}
     for section, spoiling in enumerate(spoilt):
-        plane = image.read(Box.of((section % _DEPTH, 0, 0), (1, *image.shape[1:])))[0]
-        faint = np.rint(128 + spoiling.contrast * (plane.astype(np.float32) - 128)).astype(np.uint8)
+        plane = block[section % _DEPTH].astype(np.float32)
+        faint = np.rint(128 + spoiling.contrast * (plane - 128)).astype(np.uint8)
         design = AcquisitionDesign(overlap=0.2, jitter=spoiling.jitter, noise=spoiling.noise)
         acquired = acquire_section(faint, design, seed, section)
         found[section] = acquired.tiles, acquired.nominal, acquired.true
     return _write(folder, found)
 
 
-def _phantom(folder: Path, extent: int, seed: int) -> Volume:
+@cache
+def _phantom(extent: int, seed: int) -> NDArray[np.uint8]:
+    """A phantom's image, uint8 (16, extent, extent); made once, as growing one takes seconds."""
     from apps.phantom.stage import STAGE as PHANTOM
 
-    given = {"output": str(folder / "block"), "shape": [_DEPTH, extent, extent], "seed": seed}
-    return open_volume(PHANTOM.run(PHANTOM.parameters.from_json(given), silent).image)
+    with tempfile.TemporaryDirectory(prefix="ensemble-phantom-") as folder:
+        given = {"output": folder, "shape": [_DEPTH, extent, extent], "seed": seed}
+        image: NDArray[np.uint8] = open_volume(PHANTOM.run(PHANTOM.parameters.from_json(given), silent).image).read()
+    return image
 
 
 def fib25() -> NDArray[np.uint8]:
