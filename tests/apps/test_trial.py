@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from apps.ffn.settings import InferenceSettings
 from apps.ffn.variants import VARIANTS
 from apps.training.stage import TrainingParameters
 from apps.training.stage import run as run_training
-from apps.trial.stage import TrialParameters, run
+from apps.trial.stage import TrialParameters, TrialResult, run
 from tests.apps.ffn.tiny import MEAN, STD, TINY, tiny_data
 
 BOX = Box.of((2, 0, 0), (20, 32, 32))
+STEPS = 150
 SEGMENTED = Box.of((0, 0, 0), (24, 32, 32))  # with the context, as far as the volume goes
 
 
@@ -33,9 +35,9 @@ def parameters(
         "volumes": data.volumes,
         "output": str(folder / "trial"),
         "model": TINY,
-        "learning_rate": 0.02,
+        "learning_rate": 0.005,
         "batch_size": 4,
-        "steps": 250,
+        "steps": STEPS,
         "image_mean": MEAN,
         "image_std": STD,
     }
@@ -45,15 +47,31 @@ def parameters(
     )
 
 
-def test_trial_trains_segments_and_scores(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Whole:
+    """A trial that was run at once: its folder, result, and the progress that it told of."""
+
+    folder: Path
+    result: TrialResult
+    progress: list[float]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    folder = tmp_path_factory.mktemp("whole")
     progress: list[float] = []
-    result = run(parameters(tmp_path), lambda done, total, what="": progress.append(done / total))
+    result = run(parameters(folder), lambda done, total, what="": progress.append(done / total))
+    return Whole(folder, result, progress)
+
+
+def test_trial_trains_segments_and_scores(whole: Whole) -> None:
+    result, progress = whole.result, whole.progress
     segmentation = open_volume(result.segmentation).read()
-    truth = open_volume(str(tmp_path / "labels.zarr")).read(BOX)
+    truth = open_volume(str(whole.folder / "labels.zarr")).read(BOX)
     assert result.scores == score(truth, segmentation)
     assert result.scores.vi < score(truth, np.ones_like(truth)).vi
-    assert result.training.steps == 250
-    assert result.inference == parameters(tmp_path).inference
+    assert result.training.steps == STEPS
+    assert result.inference == parameters(whole.folder).inference
     assert result.voxels_per_second > 0
     assert result.flop_per_voxel == pytest.approx(
         result.inference_steps * result.training.flop_per_fov / SEGMENTED.size
@@ -62,15 +80,14 @@ def test_trial_trains_segments_and_scores(tmp_path: Path) -> None:
     assert 0 < progress[0] < progress[-1] <= 1
 
 
-def test_a_trial_goes_on_after_its_training(tmp_path: Path) -> None:
+def test_a_trial_goes_on_after_its_training(whole: Whole, tmp_path: Path) -> None:
     """Killed during the segmentation: the same command again does not train again, and gives the same bytes."""
-    whole = run(parameters(tmp_path), silent)
-    resumed_parameters = parameters(tmp_path, output=str(tmp_path / "resumed"))
+    resumed_parameters = parameters(whole.folder, output=str(tmp_path / "resumed"))
     trained = run_training(resumed_parameters.training, silent)
     resumed = run(resumed_parameters, silent)
     assert resumed.training == trained
-    assert resumed.scores == whole.scores
-    one, other = (open_volume(result.segmentation).read() for result in (whole, resumed))
+    assert resumed.scores == whole.result.scores
+    one, other = (open_volume(result.segmentation).read() for result in (whole.result, resumed))
     np.testing.assert_array_equal(one, other)
 
 
@@ -87,11 +104,12 @@ def test_bad_validation_boxes_are_named_before_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
-def test_every_variant_trains_and_segments(variant: str, tmp_path: Path) -> None:
+def test_every_variant_trains_and_segments(variant: str, whole: Whole, tmp_path: Path) -> None:
     """Better than one object everywhere, which is what an untrained network has at most."""
     model = ModelParameters.from_json(TINY.to_dict() | {"variant": variant, "bottleneck": 2})
-    result = run(parameters(tmp_path, model=model, steps=150, learning_rate=0.005), silent)
-    labels = open_volume(str(tmp_path / "labels.zarr")).read(BOX)
+    # The one of all other tests has been trained and has segmented already.
+    result = whole.result if variant == TINY.variant else run(parameters(tmp_path, model=model), silent)
+    labels = open_volume(str(whole.folder / "labels.zarr")).read(BOX)
     assert result.scores.objects >= 2
     assert result.scores.filled_fraction > 0.3
     assert result.scores.adapted_rand_error < 0.9 * score(labels, np.ones_like(labels)).adapted_rand_error

@@ -1,4 +1,4 @@
-"""The whole loop on a real Balsam service: killed in the middle, continued, looked at with the stock command."""
+"""The whole loop on a real Balsam service: interrupted, killed, continued, looked at with the stock command."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,24 +23,40 @@ from apps.phantom.stage import run as make_phantom
 from ensemble.models import find_model
 from ensemble.search.ledger import Ledger
 
-TRIALS = 4
+TRIALS = 3
 SEARCH = Path(__file__).parent / "tiny_search.py"
+JOURNAL = Path("searches") / SEARCH.stem / "journal.jsonl"
 ENSEMBLE = [sys.executable, "-m", "ensemble.cli.main"]
 BIN = Path(sys.executable).parent
 
 
 @dataclass(frozen=True)
+class Interrupted:
+    """What a quickstart says and leaves that is interrupted when it has submitted its first trial."""
+
+    code: int
+    output: str
+    left_running: list[str]
+    open_trials: int
+
+
+@dataclass(frozen=True)
 class Run:
-    """What the two runs of the quickstart left behind."""
+    """What the three runs of one quickstart left behind: one interrupted, one killed, one that came to the end."""
 
     home: Path
     out: Path
+    interrupted: Interrupted
     before: list[dict[str, object]]
     output: str
 
     @property
     def campaign(self) -> str:
         return str(json.loads((self.out / "campaign.json").read_text())["name"])
+
+    @property
+    def journal(self) -> Path:
+        return self.out / JOURNAL
 
 
 def ended(journal: Path) -> list[dict[str, object]]:
@@ -63,60 +80,64 @@ def processes_of(home: Path) -> list[psutil.Process]:
     return found
 
 
+def heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def start_until(command: list[str], happened: Callable[[], bool], what: str) -> subprocess.Popen[str]:
+    """Start a quickstart, and return it as soon as that has happened in it."""
+    # Where the tests run in the background of a shell, what they start would ignore the interrupt.
+    driver = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heed_interrupts
+    )
+    deadline = time.monotonic() + 240
+    while not happened():
+        assert driver.poll() is None, driver.stdout.read() if driver.stdout else ""
+        assert time.monotonic() < deadline, f"{what} in time"
+        time.sleep(0.1)
+    return driver
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One home for all: what is prepared once need not be prepared again to be interrupted, or to be killed."""
     folder = tmp_path_factory.mktemp("loop")
     home, out = folder / "home", folder / "out"
+    journal = out / JOURNAL
     phantom = make_phantom(PhantomParameters(output=str(folder / "em"), shape=(40, 96, 96), seed=3), silent)
     command = [*ENSEMBLE, "quickstart", "--home", str(home), "--out", str(out), "--trials", str(TRIALS)]
     command += ["--data", phantom.image, "--labels", phantom.labels, "--search", str(SEARCH), "--workers", "2"]
-    journal = out / "searches" / SEARCH.stem / "journal.jsonl"
-    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 240
-    while not ended(journal):
-        assert driver.poll() is None, driver.stdout.read() if driver.stdout else ""
-        assert time.monotonic() < deadline, "no trial ended in time"
-        time.sleep(0.2)
+
+    def submitted() -> bool:
+        return journal.is_file() and "submitted" in journal.read_text()
+
+    driver = start_until(command, submitted, "no trial was submitted")
+    driver.send_signal(signal.SIGINT)
+    output, _ = driver.communicate(timeout=60)
+    left = [" ".join(process.cmdline()) for process in processes_of(home)]
+    interrupted = Interrupted(driver.returncode, output, left, len(Ledger(journal).open_trials()))
+
+    driver = start_until(command, lambda: bool(ended(journal)), "no trial ended")
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     before = ended(journal)
     finished = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    return Run(home, out, before, finished.stdout + finished.stderr)
+    return Run(home, out, interrupted, before, finished.stdout + finished.stderr)
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
 
-def heed_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def test_interrupt_leaves_nothing_running_and_the_journal_whole(tmp_path: Path) -> None:
-    home, out = tmp_path / "home", tmp_path / "out"
-    phantom = make_phantom(PhantomParameters(output=str(tmp_path / "em"), shape=(24, 60, 48), seed=3), silent)
-    command = [*ENSEMBLE, "quickstart", "--home", str(home), "--out", str(out), "--search", str(SEARCH)]
-    command += ["--data", phantom.image, "--labels", phantom.labels]
-    # Where the tests run in the background of a shell, what they start would ignore the interrupt.
-    driver = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heed_interrupts
-    )
-    journal = out / "searches" / SEARCH.stem / "journal.jsonl"
-    deadline = time.monotonic() + 120
-    while not (journal.is_file() and "submitted" in journal.read_text()):
-        assert driver.poll() is None, driver.stdout.read() if driver.stdout else ""
-        assert time.monotonic() < deadline, "no trial was submitted in time"
-        time.sleep(0.2)
-    driver.send_signal(signal.SIGINT)
-    output, _ = driver.communicate(timeout=60)
-    assert driver.returncode == 130
-    assert "run the same command again to continue" in output
-    assert processes_of(home) == []
-    assert Ledger(journal).open_trials() != []
+def test_interrupt_leaves_nothing_running_and_the_journal_whole(run: Run) -> None:
+    assert run.interrupted.code == 130
+    assert "run the same command again to continue" in run.interrupted.output
+    assert run.interrupted.left_running == []
+    assert run.interrupted.open_trials > 0
 
 
 def test_finished_trials_were_not_run_again(run: Run) -> None:
-    after = ended(run.out / "searches" / SEARCH.stem / "journal.jsonl")
+    after = ended(run.journal)
     assert len(run.before) < TRIALS
     assert after[: len(run.before)] == run.before
     assert sorted(int(str(event["trial"])) for event in after if event["rung"] == 0) == list(range(TRIALS))
@@ -125,7 +146,7 @@ def test_finished_trials_were_not_run_again(run: Run) -> None:
 
 
 def test_some_trials_were_promoted_and_went_on_from_their_checkpoint(run: Run) -> None:
-    after = ended(run.out / "searches" / SEARCH.stem / "journal.jsonl")
+    after = ended(run.journal)
     promoted = {event["trial"] for event in after if event["rung"] == 1}
     assert 0 < len(promoted) < TRIALS
     table = pd.read_parquet(run.out / "results.parquet").set_index("trial")
@@ -187,7 +208,7 @@ def test_stock_balsam_commands_show_the_campaign(run: Run) -> None:
         jobs = balsam(f"job ls --tag campaign={run.campaign}")
         assert jobs.count("JOB_FINISHED") >= TRIALS + 5
         trials = balsam(f"job ls --tag campaign={run.campaign} --tag stage=trial")
-        assert trials.count("JOB_FINISHED") == len(ended(run.out / "searches" / SEARCH.stem / "journal.jsonl"))
+        assert trials.count("JOB_FINISHED") == len(ended(run.journal))
         assert "quickstart" in balsam("site ls")
         assert "Trial" in balsam("app ls")
     finally:
@@ -196,4 +217,4 @@ def test_stock_balsam_commands_show_the_campaign(run: Run) -> None:
 
 
 def test_journal_is_readable_by_the_library(run: Run) -> None:
-    assert len(Ledger(run.out / "searches" / SEARCH.stem / "journal.jsonl").final_trials()) == TRIALS
+    assert len(Ledger(run.journal).final_trials()) == TRIALS

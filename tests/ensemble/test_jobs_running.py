@@ -183,11 +183,11 @@ def test_a_launcher_that_ended_is_followed_by_another_that_goes_on(
 
 
 def test_session_leaves_what_the_user_started(
-    balsam_service: RunningService, app_ids: dict[str, int], campaign: Campaign, tmp_path: Path
+    balsam_service: RunningService, app_ids: dict[str, int], campaign: Campaign
 ) -> None:
     home, site = balsam_service.home, balsam_service.site
     with open_session(home, campaign, site.name, 2, 30) as jobs:
-        assert jobs.submit(phantom(tmp_path)).result(PATIENCE_S).failure is None
+        assert jobs.submit(simulated("short")).result(PATIENCE_S).failure is None
         with pytest.raises(StateError, match="drives it already"), open_session(home, campaign, site.name, 2, 30):
             pass
     assert service.status(home).phase is service.Phase.RUNNING

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +39,17 @@ def connected(balsam_service: RunningService) -> Iterator[RunningService]:
 
 @pytest.fixture
 def shell(connected: RunningService) -> Any:
-    """An application that runs the shell command it is given, and again after a timeout."""
+    return _shell_at("laptop")
+
+
+def _shell_at(site_name: str) -> Any:
+    """An application of that site that runs the shell command it is given, and again after a timeout."""
     from balsam.api import ApplicationDefinition
 
     class Shell(ApplicationDefinition):
         """Runs a shell command."""
 
-        site = "laptop"
+        site = site_name
         command_template = "bash -c {{command}}"  # Balsam quotes the parameter
 
         def handle_timeout(self) -> None:
@@ -52,12 +59,42 @@ def shell(connected: RunningService) -> Any:
     return Shell
 
 
-def _wait_for(job: Any, *states: str, patience_s: float = 40.0) -> None:
+@dataclass(frozen=True)
+class LongJob:
+    """A job, by its number, that outlasts the walltime of the first launcher at a site of its own."""
+
+    site: sites.Site
+    number: int
+
+
+@pytest.fixture(scope="module")
+def long_job(balsam_service: RunningService) -> Iterator[LongJob]:
+    """It runs beside other tests of this file, from the first that asks for it: a walltime is a minute at the least.
+
+    Those of the stock commands come before: where there is one site, they need not be told which.
+    """
+    service.start(balsam_service.home)
+    sites.start_agent(balsam_service.site)
+    service.connect(balsam_service.home)
+    site = sites.create_site(balsam_service.home, "minute", nodes=1)
+    try:
+        sites.start_agent(site)
+        sites.submit_batch_job(site, nodes=1, wall_time_min=1)
+        command = "if [ -e ran ]; then echo again; else touch ran; sleep 323.5; fi"
+        yield LongJob(site, _shell_at("minute").submit(workdir="walltime/1", command=command).id)
+    finally:
+        service.start(balsam_service.home)
+        sites.stop_launchers(site)
+        sites.stop_agent(site)
+        shutil.rmtree(site.path)
+
+
+def _wait_for(job: Any, *states: str, patience_s: float = 40.0, interval_s: float = 0.1) -> None:
     def there() -> bool:
         job.refresh_from_db()
         return job.state in states
 
-    assert wait_until(there, patience_s, 0.1), f"job is {job.state}, expected {states}"
+    assert wait_until(there, patience_s, interval_s), f"job is {job.state}, expected {states}"
 
 
 def _alive(seconds: str) -> list[psutil.Process]:
@@ -110,6 +147,8 @@ def test_batch_jobs_that_cannot_be_are_refused(connected: RunningService) -> Non
 
 
 def test_the_stock_commands_show_a_campaign(connected: RunningService, shell: Any) -> None:
+    from balsam.api import Job
+
     environment = {**os.environ, **service.environment(connected.home)}
 
     def balsam(words: str) -> str:
@@ -122,38 +161,49 @@ def test_the_stock_commands_show_a_campaign(connected: RunningService, shell: An
     balsam("job create --site laptop -a Shell -w stock/1 -p command=hostname -tag campaign=stock -y")
     balsam("queue submit -n 2 -t 10 -q local -A local -j mpi -tag campaign=stock")
     assert re.search(r"laptop .*\{'campaign': 'stock'\} +local +local +2 +10 +mpi", balsam("queue ls"))
-    assert wait_until(lambda: "JOB_FINISHED" in balsam("job ls --tag campaign=stock"), 30.0, 0.5)
+    (job,) = Job.objects.filter(tags={"campaign": "stock"})
+    _wait_for(job, "JOB_FINISHED")
+    assert "JOB_FINISHED" in balsam("job ls --tag campaign=stock")
     assert "stock/1" not in balsam("job ls --tag campaign=other")
     output = connected.site.path / "data" / "stock" / "1" / "job.out"
     assert output.read_text().strip() == os.uname().nodename
 
 
-def test_a_launcher_runs_jobs_beside_each_other_and_mpi_jobs(connected: RunningService, shell: Any) -> None:
-    tags = {"campaign": "beside"}
-    sites.submit_batch_job(connected.site, nodes=4, wall_time_min=10, filter_tags=tags)
-    pair = [shell.submit(workdir=f"beside/{i}", command="date +%s.%N; sleep 1; date +%s.%N", tags=tags) for i in (0, 1)]
-    mpi = shell.submit(
-        workdir="beside/mpi", command="echo rank $PMI_RANK of $PMI_SIZE", tags=tags, num_nodes=2, ranks_per_node=2
-    )
-    for job in (*pair, mpi):
+@pytest.fixture(scope="module")
+def ended_jobs(balsam_service: RunningService, long_job: LongJob) -> dict[str, Any]:
+    """By name: a pair of jobs, one of MPI and one that fails, which one launcher of four nodes has run."""
+    site, tags = balsam_service.site, {"campaign": "beside"}
+    submit = functools.partial(_shell_at(site.name).submit, tags=tags)
+    sites.submit_batch_job(site, nodes=4, wall_time_min=10, filter_tags=tags)
+    jobs = {
+        name: submit(workdir=f"beside/{name}", command="date +%s.%N; sleep 1; date +%s.%N") for name in ("one", "two")
+    }
+    echo = "echo rank $PMI_RANK of $PMI_SIZE"
+    jobs["mpi"] = submit(workdir="beside/mpi", command=echo, num_nodes=2, ranks_per_node=2)
+    jobs["fails"] = submit(workdir="beside/fails", command="echo what went wrong; exit 3")
+    for job in jobs.values():
         _wait_for(job, "JOB_FINISHED", "FAILED")
-        assert job.state == "JOB_FINISHED"
-    data = connected.site.path / "data"
+    sites.stop_launchers(site)
+    return jobs
+
+
+def test_a_launcher_runs_jobs_beside_each_other_and_mpi_jobs(
+    connected: RunningService, ended_jobs: dict[str, Any]
+) -> None:
+    data = connected.site.path / "data/beside"
+    assert [ended_jobs[name].state for name in ("one", "two", "mpi")] == ["JOB_FINISHED"] * 3
     (start_0, end_0), (start_1, end_1) = (
-        [float(line) for line in (data / f"beside/{i}/job.out").read_text().split()] for i in (0, 1)
+        [float(line) for line in (data / name / "job.out").read_text().split()] for name in ("one", "two")
     )
     assert max(start_0, start_1) < min(end_0, end_1)
-    assert sorted((data / "beside/mpi/job.out").read_text().splitlines()) == [f"rank {i} of 4" for i in range(4)]
+    assert sorted((data / "mpi/job.out").read_text().splitlines()) == [f"rank {i} of 4" for i in range(4)]
 
 
-def test_a_failed_job_is_failed_and_tells_its_last_lines(connected: RunningService, shell: Any) -> None:
+def test_a_failed_job_is_failed_and_tells_its_last_lines(connected: RunningService, ended_jobs: dict[str, Any]) -> None:
     from balsam.api import EventLog
 
-    tags = {"campaign": "failing"}
-    sites.submit_batch_job(connected.site, nodes=1, wall_time_min=10, filter_tags=tags)
-    job = shell.submit(workdir="failing/1", command="echo what went wrong; exit 3", tags=tags)
-    _wait_for(job, "FAILED", "JOB_FINISHED")
-    event = next(iter(EventLog.objects.filter(job_id=job.id, to_state="RUN_ERROR")))
+    assert ended_jobs["fails"].state == "FAILED"
+    event = next(iter(EventLog.objects.filter(job_id=ended_jobs["fails"].id, to_state="RUN_ERROR")))
     assert event.data["returncode"] == 3
     assert "what went wrong" in event.data["error"]
 
@@ -163,10 +213,10 @@ def test_a_killed_launcher_leaves_no_process_and_its_jobs_run_again(connected: R
     sites.submit_batch_job(connected.site, nodes=1, wall_time_min=10, filter_tags=tags)
     command = "if [ -e ran ]; then echo again; else touch ran; sleep 321.5 & sleep 321.5; fi"
     job = shell.submit(workdir="killed/1", command=command, tags=tags)
-    assert wait_until(lambda: len(_alive("321.5")) == 2, 30.0)
+    assert wait_until(lambda: len(_alive("321.5")) == 2, 30.0, 0.1)
     for pilot in processes.launchers(connected.site.path):
         pilot.kill()
-    assert wait_until(lambda: _alive("321.5") == [], 20.0)
+    assert wait_until(lambda: _alive("321.5") == [], 20.0, 0.1)
     sites.submit_batch_job(connected.site, nodes=1, wall_time_min=10, filter_tags=tags)
     _wait_for(job, "JOB_FINISHED")
     assert (connected.site.path / "data/killed/1/job.out").read_text() == "again\n"
@@ -178,7 +228,7 @@ def test_stop_launchers_leaves_no_process_and_jobs_can_go_on(connected: RunningS
     sites.submit_batch_job(site, nodes=1, wall_time_min=10, filter_tags=tags)
     command = "if [ -e ran ]; then echo again; else touch ran; trap : TERM; sleep 322.5 & sleep 322.5; sleep 322.5; fi"
     job = shell.submit(workdir="stopped/1", command=command, tags=tags)
-    assert wait_until(lambda: len(_alive("322.5")) == 2, 30.0)
+    assert wait_until(lambda: len(_alive("322.5")) == 2, 30.0, 0.1)
     assert sites.stop_launchers(site)
     assert processes.launcher_processes(site.path) == []
     assert _alive("322.5") == []
@@ -203,7 +253,7 @@ def test_a_batch_job_that_waits_is_withdrawn(connected: RunningService) -> None:
 def test_a_killed_agent_is_replaced_and_jobs_go_on(connected: RunningService, shell: Any) -> None:
     site, tags = connected.site, {"campaign": "agent"}
     sites.submit_batch_job(site, nodes=1, wall_time_min=10, filter_tags=tags)
-    assert wait_until(lambda: bool(processes.launchers(site.path)), 20.0)
+    assert wait_until(lambda: bool(processes.launchers(site.path)), 20.0, 0.1)
     agent = processes.agent_process(site.path)
     assert agent is not None
     agent.kill()
@@ -245,18 +295,6 @@ def test_a_restarted_server_finds_its_agents_again(connected: RunningService, sh
     _wait_for(Job.objects.get(id=job.id), "JOB_FINISHED")
 
 
-@pytest.mark.slow
-def test_a_job_alive_at_the_end_of_the_walltime_can_be_restarted(connected: RunningService, shell: Any) -> None:
-    tags = {"campaign": "walltime"}
-    sites.submit_batch_job(connected.site, nodes=1, wall_time_min=1, filter_tags=tags)
-    command = "if [ -e ran ]; then echo again; else touch ran; sleep 323.5; fi"
-    job = shell.submit(workdir="walltime/1", command=command, tags=tags)
-    _wait_for(job, "RESTART_READY", patience_s=100.0)
-    assert _alive("323.5") == []
-    sites.submit_batch_job(connected.site, nodes=1, wall_time_min=10, filter_tags=tags)
-    _wait_for(job, "JOB_FINISHED")
-
-
 def test_stopping_the_service_ends_everything(tmp_path: Path) -> None:
     home = tmp_path / "home"
     try:
@@ -264,7 +302,7 @@ def test_stopping_the_service_ends_everything(tmp_path: Path) -> None:
         site = sites.create_site(home, "short", nodes=1)
         sites.start_agent(site)
         sites.submit_batch_job(site, nodes=1, wall_time_min=10)
-        assert wait_until(lambda: bool(processes.launchers(site.path)), 20.0)
+        assert wait_until(lambda: bool(processes.launchers(site.path)), 20.0, 0.1)
     finally:
         begin = time.monotonic()
         assert service.stop(home)
@@ -272,3 +310,20 @@ def test_stopping_the_service_ends_everything(tmp_path: Path) -> None:
     assert processes.agent_processes(site.path) == processes.launcher_processes(site.path) == []
     assert not (site.path / processes.PID_FILE).exists()
     assert not service.stop(home)
+
+
+@pytest.mark.slow
+def test_a_job_alive_at_the_end_of_the_walltime_can_be_restarted(connected: RunningService, long_job: LongJob) -> None:
+    from balsam.api import EventLog, Job
+
+    job = Job.objects.get(id=long_job.number)
+    _wait_for(job, "RESTART_READY", patience_s=100.0, interval_s=0.5)
+    assert _alive("323.5") == []
+    began, ended = (
+        next(iter(EventLog.objects.filter(job_id=job.id, to_state=state))).timestamp
+        for state in ("RUNNING", "RUN_TIMEOUT")
+    )
+    assert (ended - began).total_seconds() > 30.0
+    sites.submit_batch_job(long_job.site, nodes=1, wall_time_min=10)
+    _wait_for(job, "JOB_FINISHED")
+    assert (long_job.site.path / "data/walltime/1/job.out").read_text() == "again\n"

@@ -6,8 +6,8 @@ import contextlib
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,50 +80,73 @@ def wait_for_end(job: Any) -> None:
     assert wait_until(ended, PATIENCE_S, 0.2), f"the job is {job.state}"
 
 
-def test_ranks_per_node_is_the_number_of_ranks(
-    balsam_service: RunningService, app_id: int, data: TinyData, tmp_path: Path
-) -> None:
-    job = training_job(app_id, "ranks/two", data, tmp_path / "out")
+@dataclass(frozen=True)
+class Resumed:
+    """A job of two ranks on one node that has ended, and how it was when one of its ranks was killed.
+
+    Attributes:
+        job, workdir, output: of Balsam, its folder there, and the training's.
+        victims: process ids of its ranks.
+        others_ended: whether those that were not killed ended too.
+        step_when_killed: of the checkpoint that was there.
+    """
+
+    job: Any
+    workdir: Path
+    output: Path
+    victims: list[int]
+    others_ended: bool
+    step_when_killed: int
+
+
+STEPS = 100
+
+
+@pytest.fixture(scope="module")
+def resumed(
+    balsam_service: RunningService, app_id: int, data: TinyData, tmp_path_factory: pytest.TempPathFactory
+) -> Resumed:
+    output = tmp_path_factory.mktemp("resumed") / "out"
+    job = training_job(app_id, "ranks/killed", data, output, steps=STEPS, checkpoint_every=20)
+    # Who they are is known beforehand: from its first checkpoint to its end a training of so few steps takes a second.
+    assert wait_until(lambda: len(ranks_in("ranks/killed")) == 2, PATIENCE_S)
+    victims = ranks_in("ranks/killed")
+    model = output / "checkpoint" / "model.json"
+    assert wait_until(model.exists, PATIENCE_S, 0.01)
+    os.kill(victims[0], signal.SIGKILL)
+    others_ended = wait_until(lambda: not set(victims) & set(ranks_in("ranks/killed")), 20.0)
+    step = json.loads(model.read_text())["step"]
     wait_for_end(job)
-    workdir = balsam_service.site.path / "data" / "ranks" / "two"
+    workdir = balsam_service.site.path / "data" / "ranks" / "killed"
     assert job.state == "JOB_FINISHED", (workdir / "job.out").read_text()
-    record = job.data["record"]
-    assert record["ranks"] == record["result"]["ranks"] == 2
-    assert record["result"]["steps"] == 10
-    assert load_checkpoint(str(tmp_path / "out" / "checkpoint")).step == 10
-    assert json.loads((workdir / "result.json").read_text()) == record
+    return Resumed(job, workdir, output, victims, others_ended, step)
+
+
+def test_ranks_per_node_is_the_number_of_ranks(resumed: Resumed) -> None:
+    record = resumed.job.data["record"]
+    assert record["ranks"] == record["result"]["ranks"] == len(resumed.victims) == 2
+    assert record["result"]["steps"] == STEPS
+    assert load_checkpoint(str(resumed.output / "checkpoint")).step == STEPS
+    assert json.loads((resumed.workdir / "result.json").read_text()) == record
+
+
+def test_a_killed_rank_ends_the_others_and_the_job_goes_on_from_its_checkpoint(resumed: Resumed) -> None:
+    assert resumed.others_ended
+    assert 0 < resumed.step_when_killed < STEPS
+    assert resumed.job.data["attempts"] == 2
+    assert resumed.job.data["record"]["result"]["steps"] == STEPS
 
 
 def test_a_training_that_diverges_on_its_ranks_is_not_run_again(app_id: int, data: TinyData, tmp_path: Path) -> None:
+    """Of two nodes, with a rank on each."""
     # Every second step ends a row of the learning curve, which is where an exploded loss is seen.
     diverging: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 10.0, "clip": None, "curve_every": 2}
-    job = training_job(app_id, "ranks/diverged", data, tmp_path / "out", **diverging)
+    job = training_job(app_id, "ranks/diverged", data, tmp_path / "out", nodes=2, **diverging)
+    assert wait_until(lambda: len(ranks_in("ranks/diverged")) == 2, PATIENCE_S)
     wait_for_end(job)
     assert job.state == "FAILED"
     assert job.data["failure"]["kind"] == "diverged"
     assert "attempts" not in job.data
-
-
-def test_a_killed_rank_ends_the_others_and_the_job_goes_on_from_its_checkpoint(
-    app_id: int, data: TinyData, tmp_path: Path
-) -> None:
-    output = tmp_path / "out"
-    job = training_job(app_id, "ranks/killed", data, output, nodes=2, steps=600, checkpoint_every=20)
-    model = output / "checkpoint" / "model.json"
-    deadline = time.monotonic() + PATIENCE_S
-    while not model.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    victims = ranks_in("ranks/killed")
-    assert len(victims) == 2
-    os.kill(victims[0], signal.SIGKILL)
-    assert wait_until(lambda: not set(victims) & set(ranks_in("ranks/killed")), 20.0)
-    assert json.loads(model.read_text())["step"] < 600
-    wait_for_end(job)
-    assert job.state == "JOB_FINISHED"
-    assert job.data["attempts"] == 2
-    assert job.data["record"]["result"]["steps"] == 600
-    assert job.data["record"]["ranks"] == 2
 
 
 def ranks_in(workdir: str) -> list[int]:
