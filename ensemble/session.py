@@ -82,9 +82,7 @@ def open_session(
         with contextlib.nullcontext() if running else tell(f"starting the agent of site {site.name}"):
             sites.start_agent(site)
         with tell(f"registering the stages at site {site.name}"):
-            from apps.definitions import register
-
-            app_ids = register(site.id)
+            app_ids = sites.register_stages(site)
         ours.note(f"launcher {site.name}", sites.has_launcher(site))
         with contextlib.nullcontext() if sites.has_launcher(site) else tell(f"asking for a launcher of {nodes} nodes"):
             stack.enter_context(_kept_running(home, site, nodes, wall_time_min, nodes_of_others))

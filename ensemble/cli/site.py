@@ -24,13 +24,11 @@ def site() -> None:
 def create(home: Path, name: str, template: str, nodes: int, path: Path | None, agent: bool) -> None:
     """Make the site NAME (the same again is no error), register the stages' applications there, start its agent."""
     from ensemble import service
-    from ensemble.sites import create_site, start_agent
+    from ensemble.sites import create_site, register_stages, start_agent
 
     made = create_site(home, name, template=template, nodes=nodes, path=path)
     service.connect(home)
-    from apps.definitions import register
-
-    register(made.id)
+    register_stages(made)
     if agent:
         start_agent(made)
     click.echo(f"site {made.name} (id {made.id}, {made.nodes} nodes) in {made.path}")

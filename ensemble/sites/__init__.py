@@ -2,7 +2,7 @@
 
 from ensemble.sites.agent import agent_running, start_agent, stop_agent
 from ensemble.sites.launchers import has_launcher, launcher_nodes, running_nodes, stop_launchers, submit_batch_job
-from ensemble.sites.site import Site, create_site, list_sites, open_site, templates
+from ensemble.sites.site import Site, create_site, list_sites, open_site, register_stages, templates
 
 __all__ = [
     "Site",
@@ -12,6 +12,7 @@ __all__ = [
     "launcher_nodes",
     "list_sites",
     "open_site",
+    "register_stages",
     "running_nodes",
     "start_agent",
     "stop_agent",

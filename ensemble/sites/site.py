@@ -91,6 +91,18 @@ def list_sites(home: Path) -> list[Site]:
     return [open_site(home, marker.parent.name) for marker in sorted(Home(home.absolute()).sites.glob(f"*/{MARKER}"))]
 
 
+def register_stages(site: Site) -> dict[str, int]:
+    """Make or update the applications of all stages at the site; returns stage -> Balsam's number of its application.
+
+    One process at a time: Balsam asks whether an application is there before it makes it, and the server refuses the
+    second of two that find it missing.  The service must be connected.
+    """
+    from apps.definitions import register
+
+    with file_lock(site.path / ".stages.lock", 60.0, f"site {site.name!r}"):
+        return register(site.id)
+
+
 def client_of(site: Site) -> Any:
     """A Balsam client of the site's service.  Raises StateError where that does not run."""
     from ensemble.service.client import open_client

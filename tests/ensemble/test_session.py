@@ -91,8 +91,8 @@ class Place:
                 "start_agent": lambda site: self.told.append("  agent"),
                 "has_launcher": lambda site: running,
                 "submit_batch_job": lambda *asked: self.told.append("  launcher"),
+                "register_stages": lambda site: {},
             },
-            "apps.definitions": {"register": lambda site_id: {}},
             "ensemble.session": {"end_all": lambda path: self.told.append("  agent and launcher end")},
         }
         for module, functions in names.items():

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from apps.core.errors import ParameterError, StateError
 from ensemble import service, sites
 from ensemble.service.processes import wait_until
 from ensemble.sites import processes
+from ensemble.sites.site import client_of
 from tests.conftest import RunningService
 
 pytestmark = pytest.mark.service
@@ -105,6 +107,41 @@ def _alive(seconds: str) -> list[psutil.Process]:
             if process.cmdline() == ["sleep", seconds] and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
+
+
+def test_sessions_that_begin_at_once_register_the_stages_of_a_new_site(connected: RunningService) -> None:
+    """Without a lock the server refuses one of them nearly always: an application of that name exists already."""
+    site = sites.create_site(connected.home, "new", nodes=1)
+    program = f"""
+import sys
+from pathlib import Path
+from ensemble import service, sites
+home = Path({str(connected.home)!r})
+service.connect(home)
+import apps.definitions
+print("ready", flush=True)
+sys.stdin.readline()
+print(sorted(sites.register_stages(sites.open_site(home, "new")).items()), flush=True)
+"""
+    both = [
+        subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    try:
+        for process in both:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        for process in both:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        said = [process.communicate(timeout=60)[0] for process in both]
+        assert [process.returncode for process in both] == [0, 0]
+        assert said[0] == said[1] != ""
+    finally:
+        for process in both:
+            process.kill()
+        client_of(site).Site.objects.get(id=site.id).delete()
+        shutil.rmtree(site.path)
 
 
 def test_the_same_site_again_is_the_same(connected: RunningService) -> None:
