@@ -78,7 +78,8 @@ def register_model(
     """Copy a checkpoint folder into the registry as the next version, and point the aliases `pointing` at it.
 
     The same checkpoint with the same settings, registered again, is the version it was: nothing new is made.
-    Raises DataError where the checkpoint is missing, ParameterError for a bad name.
+    Raises ParameterError for a bad name, DataError where the checkpoint is missing or the disk is full; the registry is
+    then as before.
     """
     check_names(name, pointing)
     if not checkpoint.is_dir():
@@ -104,7 +105,7 @@ def register_model(
                 reason=reason,
             )
             with folder_in_the_making(model_folder(home, model)) as folder:
-                shutil.copytree(checkpoint, folder / CHECKPOINT)
+                _copy(checkpoint, folder / CHECKPOINT)
                 model.save(folder / MODEL_FILE)
         if pointing:
             moved = dict.fromkeys(pointing, model.version)
@@ -156,10 +157,22 @@ def aliases(home: Path, name: str) -> dict[str, int]:
 def checksum(folder: Path) -> str:
     """SHA-256 over the relative names and bytes of a folder's files."""
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for file in _files(folder):
         digest.update(f"{file.relative_to(folder)}\0{file.stat().st_size}\0".encode())
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def _copy(checkpoint: Path, target: Path) -> None:
+    """Copy a folder's files; copytree would keep only the text of an error, and not that it is a full disk's."""
+    for file in _files(checkpoint):
+        copied = target / file.relative_to(checkpoint)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copied)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _parse(reference: str) -> tuple[str, int | str]:

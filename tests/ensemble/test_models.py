@@ -9,6 +9,7 @@ import pytest
 
 from apps.core.errors import DataError, ParameterError, StateError
 from ensemble.models import Model, aliases, checkpoint_of, find_model, list_names, register_model, versions
+from tests.full_disk import little_room, refused_for_want_of_room
 
 
 def checkpoint(folder: Path, content: str) -> Path:
@@ -46,6 +47,16 @@ def test_new_checkpoint_is_a_new_version_and_the_alias_moves(tmp_path: Path) -> 
     assert [m.version for m in versions(tmp_path, "demo")] == [1, 2]
     assert find_model(tmp_path, "demo").version == 2
     assert find_model(tmp_path, "demo:1").version == 1
+
+
+def test_a_full_disk_is_named_and_leaves_the_registry_as_it_was(tmp_path: Path) -> None:
+    register(tmp_path, checkpoint(tmp_path / "a", "1"))
+    large = checkpoint(tmp_path / "b", "2" * 100_000)
+    with refused_for_want_of_room("models/demo/2: cannot be written"), little_room(50_000):
+        register(tmp_path, large)
+    assert [m.version for m in versions(tmp_path, "demo")] == [1]
+    assert find_model(tmp_path, "demo").version == 1
+    assert register(tmp_path, large).version == 2
 
 
 def test_same_checkpoint_again_makes_nothing_new(tmp_path: Path) -> None:
