@@ -143,7 +143,8 @@ def run(parameters: ConnectomeParameters, report: Reporter) -> ConnectomeResult:
 
 def _check_output(output: Path) -> None:
     """A folder that this stage has not made is never replaced."""
-    if output.exists() and not (output / SUMMARY).is_file() and (not output.is_dir() or any(output.iterdir())):
+    ours = all((output / name).is_file() for name in (NEURONS, SYNAPSES, EDGES, GRAPH, SUMMARY))
+    if output.exists() and not ours and (not output.is_dir() or any(output.iterdir())):
         raise DataError(f"{output}: is there already and is no connectome; give another output, or remove it first")
 
 

@@ -127,6 +127,7 @@ def test_bad_input_is_named(inputs: dict[str, Any], tmp_path: Path) -> None:
     kept = tmp_path / "thesis"
     kept.mkdir()
     (kept / "chapter.txt").write_text("years of work")
+    (kept / "summary.json").write_text('{"chapters": 1}')
     other = tmp_path / "other.zarr"
     write_volume(other, np.full((2, 4, 12), 9, np.uint8), (40.0, 10.0, 10.0))
     for change, words in (
