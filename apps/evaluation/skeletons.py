@@ -63,7 +63,7 @@ def load_skeletons(path: str) -> Skeletons:
 
 def _fault(nodes: NDArray[Any], label: NDArray[Any], edges: NDArray[Any]) -> str:
     """What is wrong with the arrays; empty where nothing is."""
-    count = len(label)
+    count = label.size
     if label.ndim != 1 or label.dtype.kind not in "ui" or (label <= 0).any():
         return f"label of shape {label.shape} and dtype {label.dtype}: expected one whole number over 0 for every node"
     if nodes.shape != (count, 3) or nodes.dtype.kind not in "fui" or not np.isfinite(nodes).all():

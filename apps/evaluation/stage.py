@@ -17,7 +17,7 @@ from apps.core.errors import DataError, ParameterError
 from apps.core.parameters import Parameters, Result
 from apps.core.progress import Reporter
 from apps.core.stage import Stage
-from apps.core.volumes import Array, Volume, VoxelSize, open_volume
+from apps.core.volumes import UNKNOWN_VOXEL_SIZE, Array, Volume, VoxelSize, open_volume
 from apps.evaluation.baselines import (
     Threshold,
     box_of_the_fit,
@@ -33,6 +33,8 @@ from apps.evaluation.sizes import SizeClass, count_errors
 from apps.evaluation.skeletons import Skeletons, load_skeletons
 from apps.evaluation.synapses import SynapseScores, score_synapses
 from apps.synapses.table import SynapseTable, read_synapses, sample_labels
+
+_SAME_SIZE = 0.01  # relative difference of voxel sizes up to which two volumes are on one grid
 
 
 class EvaluationParameters(Parameters, frozen=True, kw_only=True):
@@ -146,14 +148,17 @@ class EvaluationResult(Result, frozen=True, kw_only=True):
 def run(parameters: EvaluationParameters, report: Reporter) -> EvaluationResult:
     """Read the box, score the segmentation, and the trivial answers where asked for.
 
-    Raises DataError where a volume is missing or not of labels, a box leaves it, the truth is 0 in the box, the
-    skeletons or synapses are not such, the true ones have none there, or no volume says how large a voxel is.
+    Raises DataError where a volume is missing or not of labels, segmentation and labels have voxels of different size,
+    a box leaves one, the truth is 0 in the box, the skeletons or synapses are not such, the true ones have none there,
+    or no volume says how large a voxel is.
     """
     segmentation = _open_labels(parameters.segmentation) if parameters.segmentation is not None else None
     labels = _open_labels(parameters.labels)
     image = open_volume(parameters.image) if parameters.image is not None and parameters.baselines else None
     if image is not None and image.shape != labels.shape:
         raise DataError(f"{image.name}: has the shape {image.shape}; expected that of the labels, {labels.shape}")
+    if segmentation is not None:
+        _check_same_grid(segmentation, labels)
     covered = segmentation.box.translate(parameters.segmentation_offset) if segmentation else labels.box
     box = parameters.box or covered
     if segmentation is not None and not covered.contains(box):
@@ -242,10 +247,21 @@ def _load_synapses(parameters: EvaluationParameters, box: Box) -> tuple[SynapseT
 
 
 def _voxel_size(parameters: EvaluationParameters, labels: Volume, segmentation: Volume | None) -> VoxelSize:
-    size = parameters.voxel_size_nm or labels.voxel_size_nm or (segmentation.voxel_size_nm if segmentation else None)
+    said = [volume.voxel_size_nm for volume in (labels, segmentation) if volume is not None and volume.voxel_size_nm]
+    # What stands for a size that nobody has told is taken where there is no other.
+    said.sort(key=lambda size: size == UNKNOWN_VOXEL_SIZE)
+    size = parameters.voxel_size_nm or (said[0] if said else None)
     if size is None:
         raise DataError(f"{labels.name}: does not say how large a voxel is; give voxel_size_nm (z, y, x)")
     return size
+
+
+def _check_same_grid(segmentation: Volume, labels: Volume) -> None:
+    ours, theirs = segmentation.voxel_size_nm, labels.voxel_size_nm
+    if ours is None or theirs is None or UNKNOWN_VOXEL_SIZE in (ours, theirs):
+        return
+    if any(abs(a / b - 1) > _SAME_SIZE for a, b in zip(ours, theirs, strict=True)):
+        raise DataError(f"{segmentation.name}: has voxels of {ours} nm; expected those of the labels, {theirs} nm")
 
 
 def _open_labels(name: str) -> Volume:

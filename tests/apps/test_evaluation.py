@@ -16,7 +16,7 @@ from apps.core.boxes import Box
 from apps.core.errors import DataError, ParameterError
 from apps.core.progress import silent
 from apps.core.stage import stage_main
-from apps.core.volumes import write_volume
+from apps.core.volumes import UNKNOWN_VOXEL_SIZE, write_volume
 from apps.evaluation.baselines import LARGEST_FIT, box_of_the_fit, fit_threshold, segment_by_threshold
 from apps.evaluation.metrics import score
 from apps.evaluation.stage import STAGE, EvaluationParameters, run
@@ -173,6 +173,13 @@ def test_bad_input_is_named(volumes: Volumes, tmp_path: Path) -> None:
     for change, words in cases:
         with pytest.raises(DataError, match=words):
             run(EvaluationParameters(**{**good, **change}), silent)
+    # A segmentation of half the resolution would fit into the labels, and score nonsense there.
+    coarse = str(tmp_path / "coarse.zarr")
+    write_volume(coarse, volumes.truth[::2, ::2, ::2], (20.0, 20.0, 20.0))
+    with pytest.raises(DataError, match=r"coarse.zarr: has voxels of \(20.0, 20.0, 20.0\) nm; expected those of the l"):
+        run(EvaluationParameters(**{**good, "segmentation": coarse}), silent)
+    write_volume(coarse, volumes.truth, UNKNOWN_VOXEL_SIZE)
+    assert run(EvaluationParameters(**{**good, "segmentation": coarse}), silent).scores is not None, "nobody said"
     with pytest.raises(ParameterError, match="box 0:0,0:8,0:8: is empty"):
         EvaluationParameters(**{**good, "box": Box.of((0, 0, 0), (0, 8, 8))})
     with pytest.raises(ParameterError, match="threshold_box: is given without image"):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from apps.core.boxes import Box
 from apps.core.errors import DataError, ParameterError
 from apps.core.progress import silent
-from apps.core.volumes import write_volume
+from apps.core.volumes import UNKNOWN_VOXEL_SIZE, write_volume
 from apps.evaluation.run_length import RunLength, score_run_length
 from apps.evaluation.skeletons import Skeletons, load_skeletons
 from apps.evaluation.stage import EvaluationParameters, run
@@ -213,6 +213,10 @@ def test_in_the_stage(tmp_path: Path) -> None:
     finer = run(EvaluationParameters.from_json({**parameters, "voxel_size_nm": [1, 1, 1]}), silent).run_length
     assert finer is not None
     assert finer.erl_nm == pytest.approx(result.run_length.erl_nm / 8)
+    # Labels of a size that nobody told say 1 nm; the segmentation's is the one that is known.
+    write_volume(tmp_path / "unsized.zarr", labels, UNKNOWN_VOXEL_SIZE)
+    unsized = {**parameters, "labels": str(tmp_path / "unsized.zarr")}
+    assert run(EvaluationParameters.from_json(unsized), silent).run_length == result.run_length
     plain = run(EvaluationParameters.from_json({k: parameters[k] for k in list(parameters)[:3]}), silent)
     assert (plain.run_length, plain.labels_run_length, plain.by_size) == (None, None, ())
     assert plain.scores == result.scores
@@ -226,6 +230,7 @@ def test_bad_skeletons_are_named(tmp_path: Path) -> None:
         ({"nodes": good.nodes * np.nan}, "expected 5 finite places"),
         ({"label": good.label - 1}, "expected one whole number over 0"),
         ({"label": good.label.astype(float)}, "dtype float64"),
+        ({"label": np.array(1)}, r"label of shape \(\)"),
         ({"label": np.array([1, 1, 2, 2, 2])}, "joins nodes of two labels"),
         ({"edges": np.array([[0, 5]])}, "expected numbers from 0 to 4"),
         ({"edges": np.array([0, 1])}, "expected pairs"),
