@@ -43,7 +43,8 @@ class PartnerWork:
     ) -> None:
         """`segmentation_offset`: where its first voxel lies in the image.
 
-        Raises StateError where the phase `join` has not been, DataError where the segmentation is no labels.
+        Raises StateError where the phase `join` has not been, or had another threshold, DataError where the
+        segmentation is no labels.
         """
         if segmentation.dtype.kind not in "ui":
             raise DataError(f"{segmentation.name}: has dtype {segmentation.dtype}; expected a segmentation of integers")
@@ -56,6 +57,12 @@ class PartnerWork:
         self._segmentation_box = segmentation.box.translate(segmentation_offset)
         self._size, self._reach, self._paths = voxel_size_nm, reach, paths
         self._threshold = max(1, round(threshold * FULL))
+        # A cleft's voxels are read again, from its first one on: with another threshold they would be others.
+        if "threshold" not in record or int(record["threshold"]) != self._threshold:
+            raise StateError(
+                f"{paths.output}: its clefts were joined with another threshold than {threshold:g}; give the same, or "
+                "run the actions detect and join again"
+            )
         far = max(reach.contact, reach.vesicles)
         z, y, x = (math.ceil(far / size) + 1 for size in voxel_size_nm)
         self._margin: Triple = (z, y, x)

@@ -18,7 +18,7 @@ from apps.core.parameters import Parameters, Result
 from apps.core.parts import Part, Phase
 from apps.core.progress import Reporter
 from apps.core.stage import Stage
-from apps.core.volumes import Volume, VoxelSize, open_volume
+from apps.core.volumes import UNKNOWN_VOXEL_SIZE, Volume, VoxelSize, open_volume
 from apps.synapses.assigning import PartnerWork
 from apps.synapses.images import open_image
 from apps.synapses.model import Model, check_voxel_size, load_model
@@ -147,6 +147,7 @@ def run(parameters: SynapseParameters, report: Reporter) -> SynapseResult:
     if parameters.segmentation is not None and parameters.action in _LOOKING_UP:
         segmentation = open_volume(parameters.segmentation)
         _check_segmentation(segmentation, parameters.segmentation_offset, image)
+        _voxel_size(image, segmentation)
     with hold(paths, alone=parameters.part is None):
         try:
             return _find(parameters, image, segmentation, model, folder, paths, report)
@@ -198,7 +199,7 @@ def _find(
         if action != "detect":
             count, too_large = tiles.join(parameters.min_voxels, parameters.max_voxels, report)
     if segmentation is not None:
-        work = _partners(parameters, segmentation, model, paths)
+        work = _partners(parameters, segmentation, _voxel_size(image, segmentation), model, paths)
         if action != "finish":
             made += work.assign(parameters.part, report)
         if action != "assign":
@@ -220,7 +221,9 @@ def _find(
     )
 
 
-def _partners(parameters: SynapseParameters, segmentation: Volume, model: Model, paths: Paths) -> PartnerWork:
+def _partners(
+    parameters: SynapseParameters, segmentation: Volume, voxel_size_nm: VoxelSize, model: Model, paths: Paths
+) -> PartnerWork:
     names = [paths.volume(output) for output in model.info.outputs]
     for name in names:
         if not name.is_dir():
@@ -231,7 +234,7 @@ def _partners(parameters: SynapseParameters, segmentation: Volume, model: Model,
         others[0] if others else None,
         segmentation,
         parameters.segmentation_offset,
-        cast(VoxelSize, clefts.voxel_size_nm),
+        voxel_size_nm,
         parameters.threshold,
         Reach(contact=parameters.contact_nm, vesicles=parameters.vesicles_nm),
         paths,
@@ -244,9 +247,24 @@ def _check_segmentation(segmentation: Volume, offset: Triple, image: Volume) -> 
     covered = segmentation.box.translate(offset)
     if covered.intersection(image.box).empty:
         raise DataError(f"{segmentation.name}: covers {covered}, nothing of the image, which is {image.box}")
-    ours, theirs = image.voxel_size_nm, segmentation.voxel_size_nm
+    ours, theirs = _known_size(image), _known_size(segmentation)
     if ours and theirs and any(abs(a / b - 1) > 0.01 for a, b in zip(ours, theirs, strict=True)):
         raise DataError(f"{segmentation.name}: has voxels of {theirs} nm; expected those of the image, {ours} nm")
+
+
+def _voxel_size(image: Volume, segmentation: Volume) -> VoxelSize:
+    """That of the grid that both lie on: how far `contact_nm` and `vesicles_nm` reach goes by it."""
+    size = _known_size(image) or _known_size(segmentation)
+    if size is None:
+        raise DataError(
+            f"{image.name}: does not say how large a voxel is, and neither does {segmentation.name}; partners are "
+            "looked for within nanometres, so make one OME-Zarr with its voxel size, with the stage ingest"
+        )
+    return size
+
+
+def _known_size(volume: Volume) -> VoxelSize | None:
+    return None if volume.voxel_size_nm == UNKNOWN_VOXEL_SIZE else volume.voxel_size_nm
 
 
 STAGE = Stage(

@@ -101,6 +101,9 @@ def read_synapses(path: str | Path) -> SynapseTable:
         missing = [name for name in REQUIRED if name not in table.column_names]
         if missing:
             raise DataError(f"{file}: lacks the columns {', '.join(missing)}; a table of synapses has {REQUIRED}")
+        twice = [name for name in COLUMNS if table.column_names.count(name) > 1]
+        if twice:
+            raise DataError(f"{file}: has the columns {', '.join(twice)} more than once; expected each once")
         rows = table.num_rows
 
         def column(name: str, kind: pa.DataType, default: float = 0) -> NDArray[Any]:

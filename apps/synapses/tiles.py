@@ -120,6 +120,7 @@ class TileWork:
         self._paths.components.parent.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, NDArray[Any]] = {**kept.arrays(), "identity": np.array(identity)}
         arrays["too_large"] = np.array(int(too_large.sum()))
+        arrays["threshold"] = np.array(self._threshold)
         with file_in_the_making(self._paths.components) as partial, partial.open("wb") as stream:
             np.savez_compressed(stream, allow_pickle=False, **arrays)
         return len(kept), int(too_large.sum())

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -179,6 +180,10 @@ def test_what_is_missing_is_named(folder: Path, whole: Path, tmp_path: Path) -> 
     shutil.copytree(whole, output)
     with pytest.raises(DataError, match=r"tile 0 .* was made with another model or other parameters"):
         find(folder, output, action="join", threshold=0.9)
+    # A cleft's voxels are looked up by the threshold that it was joined by.
+    for action in ("assign", "finish"):
+        with pytest.raises(StateError, match=r"were joined with another threshold than 0\.9; give the same"):
+            find(folder, output, action=action, threshold=0.9)
     shutil.rmtree(output / "work" / "partners")
     (output / TABLE).unlink()
     with pytest.raises(DataError, match=r"partners of clefts 1 to 8 are missing"):
@@ -254,6 +259,20 @@ def test_volumes_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no cleft in the boxes"):
         run(SynapseParameters.from_json(parameters | {"clefts": str(tmp_path / "empty.zarr")}), silent)
     assert not (tmp_path / "out" / "clefts.zarr").exists()
+
+
+def test_an_image_that_does_not_say_its_voxel_size(folder: Path, whole: Path, tmp_path: Path) -> None:
+    """How far partners are looked for is in nm: the segmentation on the same grid says what one voxel is."""
+    made = tissue()
+    with h5py.File(tmp_path / "em.h5", "w") as file:
+        file["raw"], file["labels"] = made.image, made.labels
+    image = f"{tmp_path / 'em.h5'}:raw"
+    assert find(folder, tmp_path / "out", image=image).complete
+    assert (tmp_path / "out" / TABLE).read_bytes() == (whole / TABLE).read_bytes()
+    with pytest.raises(DataError, match="does not say how large a voxel is, and neither does"):
+        find(folder, tmp_path / "none", image=image, segmentation=f"{tmp_path / 'em.h5'}:labels")
+    assert not (tmp_path / "none").exists()
+    assert find(folder, tmp_path / "none", image=image, action="detect").made == 16
 
 
 def test_another_image_in_the_same_folder_is_refused(folder: Path, whole: Path, tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def test_a_truth_in_csv(tmp_path: Path) -> None:
         (f"{HEADER}\n1,2,3,,0,0,0,0,0,0,0,0,1,0,0\n", "the column z has empty places"),
         (f"{HEADER}\n1,2,3,here,0,0,0,0,0,0,0,0,1,0,0\n", "is no table of synapses"),
         (f"{HEADER}\n1,-2,3,0,0,0,0,0,0,0,0,0,1,0,0\n", "is no table of synapses"),
+        (f"{HEADER},z\n1,2,3,0,0,0,0,0,0,0,0,0,1,0,0,9\n", "has the columns z more than once"),
         (f"{HEADER}\n" + 2 * "1,2,3,0,0,0,0,0,0,0,0,0,1,0,0\n", "same id"),
     ],
 )
