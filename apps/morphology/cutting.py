@@ -138,5 +138,17 @@ def open_segmentation(name: str, shape: Triple, objects: tuple[int, ...] | None)
         raise DataError(f"{name}: is not OME-Zarr, so its voxel size is not known; make it one with the stage ingest")
     if volume.dtype.kind not in "ui":
         raise DataError(f"{name}: has dtype {volume.dtype}; expected a segmentation, of integers")
-    z, y, x = (min(a, b) for a, b in zip(shape, volume.shape, strict=True))
+    z, y, x = (_unit_extent(a, b) for a, b in zip(shape, volume.shape, strict=True))
     return Segmentation(volume, volume.voxel_size_nm, SubvolumeGrid(box=volume.box, shape=(z, y, x)), objects)
+
+
+def _unit_extent(wanted: int, whole: int) -> int:
+    """The extent of units along an axis: that wanted, or the next larger one that leaves no last unit of one plane.
+
+    That plane is the one that its neighbour sees too.  By itself it would get lines of its own, across the object's
+    section; and kimimaro (5.8.5) cannot trace what is one voxel thick along two axes.
+    """
+    extent = min(wanted, whole)
+    while extent > 1 and whole % extent == 1:
+        extent += 1
+    return extent

@@ -7,6 +7,7 @@ parameters is never taken up; the output gets its name when it is complete, with
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import shutil
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ class Workplace:
 
     def leftovers(self) -> list[Path]:
         """What this run or earlier ones have in the making for this output."""
-        return list(self.output.parent.glob(f".{self.output.name}-{'[0-9a-f]' * 16}*"))
+        return list(self.output.parent.glob(f".{glob.escape(self.output.name)}-{'[0-9a-f]' * 16}*"))
 
     def clear(self) -> None:
         """Remove the leftovers."""

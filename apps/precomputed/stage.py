@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from msgspec import Meta
 
-from apps.core.boxes import Triple
+from apps.core.boxes import Box, Triple
 from apps.core.errors import DataError, ParameterError
 from apps.core.parameters import Parameters, Result, write_json
 from apps.core.parts import Part, Phase, share
 from apps.core.progress import Reporter
 from apps.core.stage import Stage
-from apps.core.volumes import Array
+from apps.core.volumes import Array, Volume
 from apps.morphology.place import Workplace
 from apps.precomputed.levels import Level, open_levels, pieces_of
 
@@ -171,7 +171,7 @@ def _write(place: Workplace, levels: list[Level], info: dict[str, Any], part: Pa
     for finished, number in enumerate(mine):
         mip, box = pieces[number]
         report(finished, len(mine), f"level {mip}")
-        voxels = _unsigned(levels[mip].volume.read(box), info["data_type"])
+        voxels = _unsigned(levels[mip].volume, box, info["data_type"])
         z, y, x = box.slices()
         outputs[mip][x, y, z] = np.asfortranarray(voxels.T)[..., np.newaxis]
         (done / str(number)).touch()
@@ -179,11 +179,12 @@ def _write(place: Workplace, levels: list[Level], info: dict[str, Any], part: Pa
     return len(mine)
 
 
-def _unsigned(voxels: Array, data_type: str) -> Array:
+def _unsigned(volume: Volume, box: Box, data_type: str) -> Array:
+    voxels = volume.read(box)
     if voxels.dtype.name == data_type:
         return voxels
     if int(voxels.min()) < 0:
-        raise DataError(f"the label {voxels.min()} is negative; expected ids from 0 on")
+        raise DataError(f"{volume.name}: has the label {voxels.min()} in {box}; expected ids from 0 on")
     return voxels.astype(data_type)
 
 

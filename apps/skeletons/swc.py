@@ -21,12 +21,13 @@ def to_swc(line: Line, size: VoxelSize, unit: Unit) -> str:
     order, parent = _rooted(line)
     number = np.empty(len(order), np.int64)
     number[order] = np.arange(1, len(order) + 1)
-    places, radius = line.places_nm(size) / _NANOMETRES[unit], line.radius_nm / _NANOMETRES[unit]
+    # To the picometre wherever in the volume: so many digits from the front would be voxels off far from its corner.
+    places, radius = line.places_nm(size).round(3) / _NANOMETRES[unit], line.radius_nm / _NANOMETRES[unit]
     rows = [f"# x, y, z, radius in {unit}s, from the corner of the volume's first voxel"]
     for node in order:
         x, y, z = places[node]
         above = number[parent[node]] if parent[node] >= 0 else -1
-        rows.append(f"{number[node]} 0 {x:.6g} {y:.6g} {z:.6g} {radius[node]:.6g} {above}")
+        rows.append(f"{number[node]} 0 {x:.12g} {y:.12g} {z:.12g} {radius[node]:.6g} {above}")
     return "\n".join(rows) + "\n"
 
 

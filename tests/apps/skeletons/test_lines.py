@@ -55,6 +55,10 @@ def test_swc_has_parents_first_and_the_right_unit() -> None:
     assert [row[6] for row in rows] == ["-1", "1", "2", "2", "-1", "5"]
     assert rows[0][1:6] == ["0", "0.025", "0.004", "0.015", "0.5"], "xyz of the middle of voxel (0, 0, 2), in um"
     assert to_swc(line, SIZE, "nanometer").splitlines()[1].split()[2:6] == ["25", "4", "15", "500"]
+    far = Line(nodes + 400_000, line.radius_nm, line.edges)
+    rows = [row.split() for row in to_swc(far, SIZE, "micrometer").splitlines() if row[0] != "#"]
+    assert rows[0][2:5] == ["4000.025", "3200.004", "12000.015"], "voxels are told apart far from the corner too"
+    assert to_swc(far, SIZE, "nanometer").splitlines()[1].split()[2:5] == ["4000025", "3200004", "12000015"]
 
 
 def comb(teeth: dict[int, int]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

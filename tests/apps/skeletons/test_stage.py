@@ -106,6 +106,22 @@ def test_nothing_to_trace_is_an_empty_result(tmp_path: Path) -> None:
     assert len(load_skeletons(result.npz).nodes) == 0
 
 
+@pytest.mark.parametrize("shape", [(33, 41, 43), (33, 33, 41), (33, 33, 33)])
+def test_a_last_unit_is_no_single_plane(shape: tuple[int, int, int], tmp_path: Path) -> None:
+    """Such a plane is its neighbour's too; it would get lines across the objects' sections."""
+    data = np.zeros(shape, np.uint32)
+    data[:, 4:, 4:] = 1
+    write_volume(tmp_path / "thick.zarr", data, (8.0, 8.0, 8.0), chunks=(16, 16, 16))
+    how = {"constant_nm": 100, "min_length_nm": 50, "tick_nm": 0}
+    whole = make(str(tmp_path / "thick.zarr"), tmp_path / "whole", shape=[64, 64, 64], **how)
+    cut = make(str(tmp_path / "thick.zarr"), tmp_path / "cut", shape=[32, 32, 32], **how)
+    extents = [33 if extent == 33 else 32 for extent in shape]
+    assert cut.units == np.prod([-(-n // e) for n, e in zip(shape, extents, strict=True)])
+    assert whole.objects == cut.objects == 1
+    if cut.units == 1:
+        assert cut.length_nm == whole.length_nm
+
+
 def test_without_kimimaro_it_says_how_to_install_it(
     segmentation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
