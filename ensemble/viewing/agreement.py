@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from apps.core.boxes import Box, Triple
+from apps.core.boxes import Box
 from apps.core.errors import DataError
 from ensemble.viewing.glance import Reader, open_reader
 from ensemble.viewing.lineage import same
@@ -61,8 +61,7 @@ def _volumes(stores: OpenStores) -> Iterator[str]:
                 "it may be of another image"
             )
             continue
-        covered = _box(volume, stores.offset if layer == "segmentation" else (0, 0, 0))
-        there = _box(image, (0, 0, 0))
+        covered, there = _box(stores, layer), _box(stores, "image")
         if not there.contains(covered):
             yield (
                 f"{layer} {volume.path} covers {covered} (zyx), and the image {image.path} is {there}: "
@@ -92,7 +91,7 @@ def _synapses(stores: OpenStores) -> Iterator[str]:
         return  # the viewer says it
     for end in chosen:
         voxel = np.floor(synapses.lines.reshape(-1, 3)[end, ::-1]).astype(int)
-        found = _id_at(volume, read, voxel, stores.offset)
+        found = _id_at(volume, read, voxel - np.round(stores.begin("segmentation")).astype(int))
         if found is not None:
             looked, right = looked + 1, right + (found == int(partners[end]))
     if looked and right < SHARE * looked:
@@ -104,9 +103,8 @@ def _synapses(stores: OpenStores) -> Iterator[str]:
         yield f"the synapses lie outside of the segmentation {volume.path}: they seem to be of another one"
 
 
-def _id_at(volume: ShownVolume, read: Reader, voxel: NDArray[np.int64], offset: Triple) -> int | None:
-    """The id at a voxel of the image; None outside of the segmentation, or where it cannot be read."""
-    place = voxel - np.array(offset) - np.round(volume.origin).astype(int)
+def _id_at(volume: ShownVolume, read: Reader, place: NDArray[np.int64]) -> int | None:
+    """The id at a voxel of the volume; None outside of it, or where it cannot be read."""
     if np.any(place < 0) or np.any(place >= volume.shape):
         return None
     z, y, x = (int(n) for n in place)
@@ -116,10 +114,9 @@ def _id_at(volume: ShownVolume, read: Reader, voxel: NDArray[np.int64], offset: 
         return None  # the viewer shows what is damaged as missing
 
 
-def _box(volume: ShownVolume, moved: Triple) -> Box:
-    begin = (round(o) + m for o, m in zip(volume.origin, moved, strict=True))
-    z, y, x = begin
-    return Box.of((z, y, x), volume.shape)
+def _box(stores: OpenStores, layer: str) -> Box:
+    z, y, x = (round(begin) for begin in stores.begin(layer))
+    return Box.of((z, y, x), stores.volumes[layer].shape)
 
 
 def _nm(volume: ShownVolume) -> str:

@@ -2,7 +2,8 @@
 
 Positions are in voxels of the image (of the segmentation where there is none), x, y, z.  Neuroglancer counts from a
 voxel's corner, and takes OME-Zarr, whose voxels are placed by their centres, half a voxel back; here all layers are
-moved so that voxel 0 begins at 0, as meshes, skeletons and precomputed volumes have it.
+moved so that voxel 0 begins at 0, as meshes, skeletons and precomputed volumes have it, wherever OME-Zarr's metadata
+place it.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ State = dict[str, Any]
 def viewer_state(stores: OpenStores, glance: Glance, address: str, title: str = "") -> State:
     """The state, as plain JSON, of a viewer that finds every store at `address`/NAME (see OpenStores.folders)."""
     grid = stores.grid
-    volume = stores.segmentation or grid
-    lower, extent = _placed(volume, stores), volume.shape
+    shown = "segmentation" if stores.segmentation else next(iter(stores.volumes))
+    volume = stores.volumes[shown]
+    lower, extent = stores.begin(shown), volume.shape
     size = volume.voxel_size_nm
     nm = [s * (low + n / 2) for low, n, s in zip(lower, extent, size, strict=True)]
     unit = min(grid.voxel_size_nm)
@@ -49,7 +51,7 @@ def viewer_state(stores: OpenStores, glance: Glance, address: str, title: str = 
         "projectionOrientation": [0.3, 0.2, 0.0, 0.93],
         "showSlices": stores.meshes is None and stores.skeletons is None,
         "layers": _layers(stores, glance, address),
-        "selectedLayer": {"layer": "segmentation" if stores.segmentation else next(iter(stores.volumes))},
+        "selectedLayer": {"layer": shown},
         "layout": "4panel-alt",
     }
 
@@ -88,8 +90,12 @@ def _segmentation(stores: OpenStores, glance: Glance, address: str) -> State:
 def _in_space(name: str, stores: OpenStores, address: str) -> State:
     """Meshes or skeletons: layers of their own, to be shown and hidden alone, of the objects selected in the
     segmentation and in their colours."""
-    assert stores.segmentation is not None
-    z, y, x = (o * s for o, s in zip(stores.offset, stores.segmentation.voxel_size_nm, strict=True))
+    segmentation = stores.segmentation
+    assert segmentation is not None
+    # Made of Zarr they are placed as its voxels are counted, of a precomputed volume as its metadata place it.
+    zero = segmentation.origin if segmentation.format == "precomputed" else (0.0, 0.0, 0.0)
+    moved = zip(stores.begin("segmentation"), zero, segmentation.voxel_size_nm, strict=True)
+    z, y, x = ((begin - start) * size for begin, start, size in moved)
     return {
         "type": "segmentation",
         "name": name,
@@ -114,16 +120,8 @@ def _synapses(stores: OpenStores, address: str) -> State:
 def _volume(name: str, stores: OpenStores, address: str) -> State:
     volume: ShownVolume = stores.volumes[name]
     centred = CENTRE if volume.format == "zarr3" else 0.0
-    moved = stores.offset if name == "segmentation" else (0, 0, 0)
-    z, y, x = (m + centred for m in moved)
+    z, y, x = (begin - o + centred for begin, o in zip(stores.begin(name), volume.origin, strict=True))
     return _source(f"{volume.format}://{address}/{name}", volume.voxel_size_nm, (z, y, x))
-
-
-def _placed(volume: ShownVolume, stores: OpenStores) -> Point:
-    """Where a volume begins, zyx, in its voxels."""
-    moved = stores.offset if volume is stores.segmentation else (0, 0, 0)
-    z, y, x = (o + m for o, m in zip(volume.origin, moved, strict=True))
-    return z, y, x
 
 
 def _source(url: str, unit_nm: VoxelSize, moved: Point) -> State:

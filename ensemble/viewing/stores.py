@@ -101,6 +101,24 @@ class OpenStores:
         """The volume whose voxels are the unit of positions."""
         return next(iter(self.volumes.values()))
 
+    def begin(self, name: str) -> Point:
+        """Where the first voxel of a layer's volume lies, zyx in its voxels.
+
+        It is counted from the grid's first voxel, as all stages count; where the grid is precomputed, from the zero of
+        its metadata, as what others make of such a volume is.  A volume whose metadata tell a place other than zero
+        lies at that, all others at the grid's begin; a segmentation so many voxels further as `offset` says.
+        """
+        volume, grid = self.volumes[name], self.grid
+        moved = self.offset if name == "segmentation" else (0, 0, 0)
+        zero = grid.origin if grid.format == "zarr3" and any(volume.origin) else (0.0, 0.0, 0.0)
+        z, y, x = (
+            place - start * unit / size + more
+            for place, start, unit, size, more in zip(
+                volume.origin, zero, grid.voxel_size_nm, volume.voxel_size_nm, moved, strict=True
+            )
+        )
+        return z, y, x
+
     @cached_property
     def properties(self) -> str | None:
         """Folder, below `meshes`, of the list of all objects and what is known of each; None where there is none."""

@@ -47,6 +47,16 @@ def write_stores(folder: Path) -> Stores:
     )
 
 
+def place_at(store: str, place_nm: tuple[float, float, float]) -> None:
+    """Let the metadata of an OME-Zarr volume say that the corner of its first voxel is there, zyx."""
+    file = Path(store) / "zarr.json"
+    document = json.loads(file.read_text())
+    for level in document["attributes"]["ome"]["multiscales"][0]["datasets"]:
+        steps = [step for step in level["coordinateTransformations"] if step["type"] != "translation"]
+        level["coordinateTransformations"] = [*steps, {"type": "translation", "translation": list(place_nm)}]
+    file.write_text(json.dumps(document))
+
+
 def write_meshes(folder: Path) -> None:
     """An octahedron for each ball, in nm from the corner of voxel 0, neuroglancer's legacy meshes."""
     folder.mkdir()

@@ -16,7 +16,7 @@ from apps.precomputed.stage import PrecomputedParameters
 from apps.precomputed.stage import run as write_precomputed
 from ensemble.viewing import Stores, disagreements, open_stores
 from ensemble.viewing.glance import glance_at
-from tests.ensemble.viewing.samples import BALLS, SHAPE, VOXEL, synapse_table, write_stores
+from tests.ensemble.viewing.samples import BALLS, SHAPE, VOXEL, place_at, synapse_table, write_stores
 
 
 @pytest.fixture
@@ -38,6 +38,8 @@ def said(stores: Stores, **changed: object) -> list[str]:
 def test_nothing_is_said_of_what_belongs_together(stores: Stores) -> None:
     assert said(stores) == []
     assert said(stores, image=None, synapses=None) == []
+    place_at(str(stores.image), (160.0, 80.0, 40.0))  # a piece of a larger one, of which these were made all the same
+    assert said(stores) == []
 
 
 def test_another_image_is_told_by_voxel_size_and_by_place(stores: Stores, tmp_path: Path) -> None:

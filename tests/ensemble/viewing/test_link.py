@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 from apps.core.volumes import write_volume
 from ensemble.viewing import Stores, open_stores, viewer_state
 from ensemble.viewing.glance import Glance
-from tests.ensemble.viewing.samples import VOXEL, write_stores
+from tests.ensemble.viewing.samples import VOXEL, place_at, write_stores
 
 ADDRESS = "http://127.0.0.1:9/v/T/data"
 
@@ -71,6 +72,25 @@ def test_offset_moves_the_segmentation_and_what_is_of_it(tmp_path: Path) -> None
     assert moves(meshes) == moves(skeletons) == [240.0, 160.0, 160.0]  # xyz, nm
     assert moves(layer(state, "image")["source"]) == moves(layer(state, "labels")["source"]) == [0.5, 0.5, 0.5]
     assert state["position"] == [62.0, 52.0, 26.0]
+
+
+def test_an_image_that_is_a_piece_of_a_larger_one_begins_at_0(tmp_path: Path) -> None:
+    """What was made of it is placed as its voxels are counted; labels that tell their place in the larger one fit."""
+    written = write_stores(tmp_path)
+    shutil.copytree(tmp_path / "objects.zarr", tmp_path / "labels.zarr")
+    place_at(str(written.image), (160.0, 80.0, 40.0))
+    place_at(str(tmp_path / "labels.zarr"), (160.0, 96.0, 40.0))
+    stores = open_stores(replace(written, labels=str(tmp_path / "labels.zarr"), offset=(4, 0, 0)))
+    state = viewer_state(stores, Glance(), ADDRESS)
+    assert moves(layer(state, "image")["source"]) == [0.5 - 10, 0.5 - 10, 0.5 - 5]  # takes off what neuroglancer adds
+    assert moves(layer(state, "labels")["source"]) == [0.5 - 10, 0.5 + 2 - 12, 0.5 - 5]
+    assert moves(layer(state, "segmentation")["source"]) == [4.5, 0.5, 0.5]
+    assert moves(layer(state, "meshes")["source"]) == [0.0, 0.0, 64.0]
+    assert state["position"] == [32.0, 32.0, 20.0]
+    place_at(str(written.segmentation), (160.0, 80.0, 48.0))  # and so do its meshes
+    state = viewer_state(open_stores(replace(written, labels=None)), Glance(), ADDRESS)
+    assert moves(layer(state, "segmentation")["source"]) == [0.5 - 10, 0.5 - 10, 0.5 + 1 - 6]
+    assert moves(layer(state, "meshes")["source"]) == [8.0, 0.0, 0.0]
 
 
 def test_segmentation_alone_is_enough(tmp_path: Path) -> None:
