@@ -155,11 +155,18 @@ def _fitting(saved: dict[str, object], given: dict[str, object]) -> tuple[dict[s
 def _campaign_name(home: Path, what: str) -> str:
     """The campaign that is meant by a name or a folder.  Raises StateError for a place that is no campaign's."""
     from apps.core.errors import StateError
-    from ensemble.campaigns import PLAN_FILE, CampaignPlan, list_campaigns
+    from ensemble.campaigns import PLAN_FILE, CampaignPlan, list_campaigns, open_campaign
 
     place = Path(what)
     if (place / PLAN_FILE).is_file():
-        return CampaignPlan.load(place / PLAN_FILE).name
+        name = CampaignPlan.load(place / PLAN_FILE).name
+        known = open_campaign(home, name).folder
+        if known != place.resolve():  # of another home, or copied: what is known here is not of this folder
+            raise StateError(
+                f"{what}: is not the folder of the campaign {name} of {home}, which is {known}; give that one, or "
+                "--home with which it was made"
+            )
+        return name
     if what in list_campaigns(home) or not ("/" in what or place.exists()):
         return what
     if not place.exists():

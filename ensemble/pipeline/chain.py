@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import platform
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -47,7 +48,7 @@ def write_report(path: Path, pipeline: Pipeline, look: Look, node_seconds: Mappi
     missing = (*missing, *(f"In the viewer: {remark}." for remark in choice.remarks))
     accuracy = _accuracy(pipeline, look)
     jobs = (f"balsam job ls --tag campaign={pipeline.name}", "its Balsam jobs (after `ensemble service env`)")
-    viewer = (f"ensemble view {view}", "the volumes, and what was found in them, in neuroglancer")
+    viewer = (shlex.join(("ensemble", "view", str(view))), "the volumes, and what was found in them, in neuroglancer")
     page = analysis.ChainPage(
         title=f"pipeline {pipeline.name}",
         headline=headline(pipeline, look),

@@ -46,8 +46,9 @@ def glance_at(stores: OpenStores) -> Glance:
 
 
 def grey_range(voxels: NDArray[Any]) -> tuple[float, float] | None:
-    """Percentiles of the voxels that are not 0 (that is what is missing); None where they are all equal."""
-    known = voxels[voxels != 0]
+    """Percentiles of the voxels that are not 0, nor NaN or infinite (that is what is missing); None where they are all
+    equal."""
+    known = voxels[(voxels != 0) & np.isfinite(voxels)]
     if not known.size:
         return None
     low, high = (float(v) for v in np.percentile(known, (CLIPPED, 100 - CLIPPED)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ def test_the_report_names_what_every_step_gave_and_where_it_lies(tmp_path: Path)
     stores = Stores.load(view)
     assert stores.image == str(tmp_path / "out" / "tissue" / "image.zarr") and stores.segmentation is None
     assert stores.report == str(report.written.report)
+
+
+def test_the_command_of_the_viewer_holds_where_the_folder_has_a_space(tmp_path: Path) -> None:
+    page = run(tmp_path / "my data", StageJobs()).written.report.read_text()
+    assert f"ensemble view '{tmp_path / 'my data' / 'out' / 'view.json'}'" in html.unescape(page)
 
 
 def test_a_step_that_failed_is_named_and_gives_nothing(tmp_path: Path) -> None:

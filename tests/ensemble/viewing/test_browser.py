@@ -14,9 +14,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from analysis.page import render_page
 from benchmarks.viewing import READY, find_browser, open_browser, write_sparse_pyramid
 from ensemble.viewing import Stores, ViewServer, open_stores
-from tests.ensemble.viewing.samples import BALLS, SHAPE, write_stores
+from tests.ensemble.viewing.samples import BALLS, SHAPE, place_at, write_stores
 
 if find_browser() is None:
     pytest.skip(
@@ -87,6 +88,15 @@ def test_all_layers_lie_on_each_other(visit: Visit) -> None:
     assert bounds["upperBounds"] == list(SHAPE[::-1])
 
 
+def test_layers_lie_on_each_other_where_the_image_is_a_piece_of_a_larger_one(context: Any, tmp_path: Path) -> None:
+    stores = write_stores(tmp_path)
+    place_at(str(stores.image), (1600.0, 80.0, 400.0))
+    with ViewServer(open_stores(stores), "piece") as server:
+        piece = Visit(context, server)
+        test_all_layers_lie_on_each_other(piece)
+        piece.page.close()
+
+
 def test_image_and_objects_are_drawn_where_they_are(visit: Visit) -> None:
     pixels = visit.pixels()
     colours = []
@@ -139,6 +149,16 @@ def test_the_report_is_a_click_away(visit: Visit, context: Any) -> None:
     assert visit.server.report_url is not None
     page = context.new_page()
     assert page.goto(visit.server.report_url).status == 200 and page.inner_text("h1") == "How it was made"
+    page.close()
+
+
+def test_a_long_command_of_a_page_leaves_room_for_what_it_shows(context: Any) -> None:
+    commands = (("python " + "long/" * 40, "all neurons"),)
+    content = {"title": "demo", "honest": (), "provenance": {}, "commands": commands}
+    page = context.new_page()
+    page.set_content(render_page("page.html.j2", content=content, headline=""))
+    meaning = page.get_by_text("all neurons").bounding_box()
+    assert meaning["width"] > 120 and meaning["x"] + meaning["width"] <= WIDTH
     page.close()
 
 

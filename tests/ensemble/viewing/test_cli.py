@@ -93,6 +93,17 @@ def test_a_campaign_is_found_by_its_folder(tmp_path: Path, capsys: pytest.Captur
     assert "campaign demo: none of its jobs has made a volume" in capsys.readouterr().err
 
 
+def test_a_folder_of_another_home_is_not_taken_for_the_campaign_of_that_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for home, out in (("home", "out"), ("other", "elsewhere")):
+        create_campaign(tmp_path / home, CampaignPlan(name="demo"), tmp_path / out)
+    assert run_view(str(tmp_path / "elsewhere"), "--home", str(tmp_path / "home")) == 2
+    said = capsys.readouterr().err
+    assert f"elsewhere: is not the folder of the campaign demo of {tmp_path / 'home'}" in said
+    assert str(tmp_path / "out") in said
+
+
 def test_another_segmentation_takes_its_meshes_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -153,3 +153,5 @@ def test_grey_range_leaves_out_what_is_missing_and_the_extremes() -> None:
     low, high = grey_range(voxels) or (0.0, 0.0)
     assert 5 < low < 7 and 994 < high < 998
     assert grey_range(np.zeros(8)) is None and grey_range(np.full(8, 3)) is None
+    margin = np.repeat([np.nan, np.inf, -np.inf], 200)
+    assert grey_range(np.concatenate([margin, voxels])) == (low, high) and grey_range(margin) is None
