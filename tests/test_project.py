@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from apps.core.stage import STAGES
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("analysis", "apps", "ensemble", "searches")
 OWN = {*PACKAGES, "benchmarks", "sites", "tests", "tools"}
@@ -197,3 +199,9 @@ def test_tracked_files_are_small() -> None:
 def test_source_files_have_one_job() -> None:
     long = [path for path in python_files(*PACKAGES) if len(path.read_text().splitlines()) > 600]
     assert [str(path.relative_to(ROOT)) for path in long] == []
+
+
+def test_the_user_guide_names_every_stage() -> None:
+    guide = (ROOT / "docs" / "user-guide.md").read_text()
+    named = {name for row in re.findall(r"^\| (`.*?`) \| ", guide, re.MULTILINE) for name in re.findall("`(.*?)`", row)}
+    assert set(STAGES) - named == set()
