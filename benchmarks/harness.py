@@ -68,9 +68,13 @@ def machine() -> str:
     """One line on this machine: processor, cores that we may use, memory, system, Python, and the load just now."""
     import psutil
 
+    from apps.ffn.processor import computes_bfloat16
+
+    # Machines of one name differ in it, and so do their speeds: of networks most, but not alone.
+    unit = {True: "with AMX", False: "without AMX", None: "AMX unknown"}[computes_bfloat16()]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return (
-        f"{_processor()}, {cores} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, "
+        f"{_processor()} {unit}, {cores} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, "
         f"{platform.system()} {platform.release()}, Python {platform.python_version()}, "
         f"load {os.getloadavg()[0]:.1f} before the run"
     )

@@ -131,7 +131,7 @@ def _open(home: Path, name: str) -> tuple[Campaign, pd.DataFrame]:
     try:
         return campaign, load_quality_table(campaign.folder / TABLE_FILE)
     except AnalysisError as error:
-        raise StateError(f"campaign {name}: {error}; `ensemble run` writes it") from error
+        raise StateError(f"campaign {name}: {error}; `ensemble run` writes it for a pipeline with gates") from error
 
 
 def _missed(table: pd.DataFrame, step: str) -> dict[int, list[Miss]]:

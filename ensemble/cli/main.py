@@ -23,7 +23,10 @@ COMMANDS = {
         "ensemble.cli.quickstart:quickstart",
         "The whole loop in one command: search, select, deploy, report.",
     ),
-    "run": ("ensemble.cli.run:run", "A pipeline of stages as Balsam jobs: tiles to sections to a masked volume."),
+    "run": (
+        "ensemble.cli.run:run",
+        "A pipeline of stages as Balsam jobs: tiles to a masked volume, a volume to a connectome.",
+    ),
     "gate": ("ensemble.cli.gate:gate", "Sections that a pipeline's gates hold: list, accept, revoke."),
     "service": ("ensemble.cli.service:service", "The embedded Balsam service: start, stop, status, env, logs."),
     "site": ("ensemble.cli.site:site", "Balsam sites: create, start, stop, ls."),
@@ -69,6 +72,7 @@ def ensemble(debug: bool) -> None:
     Examples:
       ensemble quickstart                       everything, on a generated volume, in minutes
       ensemble run pipelines/phantom.yml        tiles to sections to an aligned, masked volume
+      ensemble run pipelines/connectome.yml     a volume to objects, synapses, wiring graph, meshes and skeletons
       ensemble service start                    the embedded Balsam service alone
       eval "$(ensemble service env)"            ... so that the stock `balsam` command works against it
       ensemble site create laptop --nodes 2     a site on this machine

@@ -53,7 +53,7 @@ def test_the_table_shows_value_goal_and_verdict() -> None:
 
 
 def test_the_machine_line_names_cores_and_python() -> None:
-    assert " cores, " in machine() and "Python 3.11" in machine()
+    assert " cores, " in machine() and "Python 3.11" in machine() and "AMX" in machine()
 
 
 @pytest.mark.parametrize(("figures", "code"), [([FAST, RATE, INFORMS], 0), ([FAST, SLOW], 1)])

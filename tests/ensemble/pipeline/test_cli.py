@@ -112,7 +112,7 @@ def test_bad_input_is_named(capsys: Capture, home: Path, arguments: tuple[str, .
 def test_without_a_table_there_is_nothing_to_accept(capsys: Capture, home: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "quality.csv").unlink()
     code, _, err = gate(capsys, home, "ls", "block")
-    assert code == 2 and "quality.csv" in err and "`ensemble run` writes it" in err
+    assert code == 2 and "quality.csv" in err and "`ensemble run` writes it for a pipeline with gates" in err
 
 
 def test_a_pipeline_that_cannot_work_is_refused_before_anything_is_made(capsys: Capture, tmp_path: Path) -> None:
