@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +25,24 @@ from apps.core.files import folder_in_the_making
 VoxelSize = tuple[float, float, float]
 # What is written of a volume that does not say: one nanometre.
 UNKNOWN_VOXEL_SIZE: VoxelSize = (1.0, 1.0, 1.0)
+# Two voxel sizes are the same up to the rounding of whoever wrote them.
+_SAME_SIZE = 0.01
 Array = NDArray[Any]
 
 DEFAULT_CHUNKS: Triple = (64, 64, 64)
+
+
+def known_voxel_size(size: VoxelSize | None) -> VoxelSize | None:
+    """A voxel size (zyx, nm); None where it is what is written of a volume that does not say."""
+    return None if size == UNKNOWN_VOXEL_SIZE else size
+
+
+def same_voxel_size(one: VoxelSize | None, other: VoxelSize | None) -> bool:
+    """Whether two voxel sizes (zyx, nm) differ by 1 % at most; one that is not known speaks against nothing."""
+    one, other = known_voxel_size(one), known_voxel_size(other)
+    if one is None or other is None:
+        return True
+    return all(math.isclose(a, b, rel_tol=_SAME_SIZE) for a, b in zip(one, other, strict=True))
 
 
 @dataclass(frozen=True)
@@ -65,7 +82,8 @@ class Volume:
             raise DataError(f"{self.name}: box {box} leaves the volume, which is {self.box}")
         try:
             data = np.asarray(self.array[box.slices()])
-        except (OSError, RuntimeError, ValueError) as error:  # of h5py and of Zarr's codecs, where a chunk is damaged
+        # Of h5py and of Zarr's codecs, where a chunk is damaged.
+        except (OSError, RuntimeError, ValueError, EOFError, zlib.error) as error:
             raise DataError(f"{self.name}: {box} cannot be read ({error}); the file is damaged or gone") from error
         if data.dtype.kind == "f" and not np.isfinite(data).all():
             raise DataError(f"{self.name}: holds NaN or infinite voxels in {box}; expected finite values")
@@ -201,7 +219,7 @@ def _open_zarr(name: str, mode: str = "r") -> Volume:
         scale = level["coordinateTransformations"][0]["scale"]
         factor = [_NANOMETRES[axis.get("unit", "nanometer")] for axis in multiscale["axes"]]
         voxel_size = tuple(float(s) * f for s, f in zip(scale, factor, strict=True))
-    except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OSError) as error:
         raise DataError(f"{name}: is not an OME-Zarr 0.5 image ({type(error).__name__}: {error})") from error
     return Volume(name, cast(VoxelSize, voxel_size), array)
 

@@ -17,7 +17,7 @@ from apps.core.errors import DataError, ParameterError
 from apps.core.parameters import Parameters, Result
 from apps.core.progress import Reporter
 from apps.core.stage import Stage
-from apps.core.volumes import UNKNOWN_VOXEL_SIZE, Array, Volume, VoxelSize, open_volume
+from apps.core.volumes import Array, Volume, VoxelSize, known_voxel_size, open_volume, same_voxel_size
 from apps.evaluation.baselines import (
     Threshold,
     box_of_the_fit,
@@ -33,8 +33,6 @@ from apps.evaluation.sizes import SizeClass, count_errors
 from apps.evaluation.skeletons import Skeletons, load_skeletons
 from apps.evaluation.synapses import SynapseScores, score_synapses
 from apps.synapses.table import SynapseTable, read_synapses, sample_labels
-
-_SAME_SIZE = 0.01  # relative difference of voxel sizes up to which two volumes are on one grid
 
 
 class EvaluationParameters(Parameters, frozen=True, kw_only=True):
@@ -249,8 +247,8 @@ def _load_synapses(parameters: EvaluationParameters, box: Box) -> tuple[SynapseT
 def _voxel_size(parameters: EvaluationParameters, labels: Volume, segmentation: Volume | None) -> VoxelSize:
     said = [volume.voxel_size_nm for volume in (labels, segmentation) if volume is not None and volume.voxel_size_nm]
     # What stands for a size that nobody has told is taken where there is no other.
-    said.sort(key=lambda size: size == UNKNOWN_VOXEL_SIZE)
-    size = parameters.voxel_size_nm or (said[0] if said else None)
+    known = [size for size in said if known_voxel_size(size)]
+    size = parameters.voxel_size_nm or next(iter(known + said), None)
     if size is None:
         raise DataError(f"{labels.name}: does not say how large a voxel is; give voxel_size_nm (z, y, x)")
     return size
@@ -258,9 +256,7 @@ def _voxel_size(parameters: EvaluationParameters, labels: Volume, segmentation: 
 
 def _check_same_grid(segmentation: Volume, labels: Volume) -> None:
     ours, theirs = segmentation.voxel_size_nm, labels.voxel_size_nm
-    if ours is None or theirs is None or UNKNOWN_VOXEL_SIZE in (ours, theirs):
-        return
-    if any(abs(a / b - 1) > _SAME_SIZE for a, b in zip(ours, theirs, strict=True)):
+    if not same_voxel_size(ours, theirs):
         raise DataError(f"{segmentation.name}: has voxels of {ours} nm; expected those of the labels, {theirs} nm")
 
 

@@ -7,16 +7,12 @@ voxel (33 x 33 x 17 and 32 x 32 x 16).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 from apps.core.boxes import Triple
 from apps.core.errors import DataError, ParameterError
 from apps.core.subvolumes import SubvolumeGrid
-from apps.core.volumes import UNKNOWN_VOXEL_SIZE, VoxelSize
-
-# Two voxel sizes are the same up to the rounding of whoever wrote them.
-_SAME_SIZE = 0.01
+from apps.core.volumes import VoxelSize, known_voxel_size, same_voxel_size
 
 
 def needed_overlap(fov: Triple) -> Triple:
@@ -45,34 +41,25 @@ def check_voxel_size(
 ) -> None:
     """Raise DataError where an image's voxels (zyx, nm) differ by over 1 % from those that a model was trained at.
 
-    A size that is not known, None or `UNKNOWN_VOXEL_SIZE`, speaks against nothing.  `image` and `model` are named in
+    A size that is not known speaks against nothing.  `image` and `model` are named in
     the message, and `anyway` is what lets it pass.
     """
-    ours, theirs = _known(voxel_size_nm), _known(trained_nm)
-    if ours is None or theirs is None or _same(ours, theirs):
+    if same_voxel_size(voxel_size_nm, trained_nm):
         return
+    assert voxel_size_nm is not None and trained_nm is not None, "what is not known speaks against nothing"
     raise DataError(
-        f"{image}: has voxels of {_nm(ours)} nm, and model {model} was trained at {_nm(theirs)} nm (zyx); resample the "
-        f"image, or segment it all the same with {anyway}"
+        f"{image}: has voxels of {_nm(voxel_size_nm)} nm, and model {model} was trained at {_nm(trained_nm)} nm (zyx); "
+        f"resample the image, or segment it all the same with {anyway}"
     )
 
 
 def common_voxel_size(sizes: Iterable[VoxelSize | None]) -> VoxelSize | None:
     """The voxel size (zyx, nm) that all volumes have; None where one is not known, or they differ by over 1 %."""
-    known = [_known(size) for size in sizes]
+    known = [known_voxel_size(size) for size in sizes]
     first = known[0] if known else None
-    if first is None or not all(size is not None and _same(first, size) for size in known):
+    if first is None or not all(size is not None and same_voxel_size(first, size) for size in known):
         return None
     return first
-
-
-def _known(size: VoxelSize | None) -> VoxelSize | None:
-    """The size; None where it is what is written of a volume that does not say."""
-    return None if size == UNKNOWN_VOXEL_SIZE else size
-
-
-def _same(one: VoxelSize, other: VoxelSize) -> bool:
-    return all(math.isclose(a, b, rel_tol=_SAME_SIZE) for a, b in zip(one, other, strict=True))
 
 
 def _nm(size: VoxelSize) -> str:

@@ -18,7 +18,7 @@ from apps.core.parameters import Parameters, Result
 from apps.core.parts import Part, Phase
 from apps.core.progress import Reporter
 from apps.core.stage import Stage
-from apps.core.volumes import UNKNOWN_VOXEL_SIZE, Volume, VoxelSize, open_volume
+from apps.core.volumes import Volume, VoxelSize, known_voxel_size, open_volume, same_voxel_size
 from apps.synapses.assigning import PartnerWork
 from apps.synapses.images import open_image
 from apps.synapses.model import Model, check_voxel_size, load_model
@@ -247,24 +247,20 @@ def _check_segmentation(segmentation: Volume, offset: Triple, image: Volume) -> 
     covered = segmentation.box.translate(offset)
     if covered.intersection(image.box).empty:
         raise DataError(f"{segmentation.name}: covers {covered}, nothing of the image, which is {image.box}")
-    ours, theirs = _known_size(image), _known_size(segmentation)
-    if ours and theirs and any(abs(a / b - 1) > 0.01 for a, b in zip(ours, theirs, strict=True)):
+    ours, theirs = image.voxel_size_nm, segmentation.voxel_size_nm
+    if not same_voxel_size(ours, theirs):
         raise DataError(f"{segmentation.name}: has voxels of {theirs} nm; expected those of the image, {ours} nm")
 
 
 def _voxel_size(image: Volume, segmentation: Volume) -> VoxelSize:
     """That of the grid that both lie on: how far `contact_nm` and `vesicles_nm` reach goes by it."""
-    size = _known_size(image) or _known_size(segmentation)
+    size = known_voxel_size(image.voxel_size_nm) or known_voxel_size(segmentation.voxel_size_nm)
     if size is None:
         raise DataError(
             f"{image.name}: does not say how large a voxel is, and neither does {segmentation.name}; partners are "
             "looked for within nanometres, so make one OME-Zarr with its voxel size, with the stage ingest"
         )
     return size
-
-
-def _known_size(volume: Volume) -> VoxelSize | None:
-    return None if volume.voxel_size_nm == UNKNOWN_VOXEL_SIZE else volume.voxel_size_nm
 
 
 STAGE = Stage(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from apps.core.boxes import Box, Triple
+from apps.core.errors import ParameterError
 from ensemble.cli.options import BoxType, MaskType, Numbers, home_option, wall_time_option, workers_option
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def deploy(
     resources = Resources(
         nodes=workers,
         jobs_per_node=jobs_per_node,
-        node_memory=int((node_memory or 0) * 2**30),
+        node_memory=_bytes(node_memory),
         wall_time_min=wall_time_min,
         subvolumes_per_job=subvolumes_per_job,
         reconciliation_jobs=reconciliation_jobs,
@@ -221,6 +222,15 @@ def deploy(
                 f"  {name.replace('_', ' '):<12} VI {scores['vi']:.3f} = split {scores['vi_split']:.3f} + merge "
                 f"{scores['vi_merge']:.3f}, adapted Rand error {scores['adapted_rand_error']:.3f}"
             )
+
+
+def _bytes(gib: float | None) -> int:
+    """Memory of a node in bytes; 0 where nobody says.  Raises ParameterError where that is no size."""
+    if gib is None:
+        return 0
+    if not 0 < gib <= 2**30:  # NaN is not
+        raise ParameterError(f"node memory {gib:g}: expected GiB, a positive number up to 2^30")
+    return max(1, int(gib * 2**30))
 
 
 def _verify(output: Path) -> None:

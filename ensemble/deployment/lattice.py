@@ -46,6 +46,12 @@ class Lattice:
         z, y, x = (int((end - begin).max()) for begin, end in self._read)
         return z, y, x
 
+    @property
+    def smallest_read(self) -> Triple:
+        """Extent zyx that every read box has at least."""
+        z, y, x = (int((end - begin).min()) for begin, end in self._read)
+        return z, y, x
+
     def read_intervals(self, axis: int) -> tuple[Ints, Ints]:
         """First voxel and end of the read boxes at every place along an axis."""
         return self._read[axis]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from apps.core.errors import DataError
 from apps.core.subvolumes import piece_path
 from apps.inference.outputs import summary_path
 
@@ -20,7 +21,10 @@ class Pieces(Protocol):
         """Whether the subvolume is segmented."""
 
     def record(self, numbers: Sequence[int]) -> dict[str, Any]:
-        """What an inference job of these subvolumes, which are all there, would have told, had it ended well."""
+        """What an inference job of these subvolumes, which are all there, would have told, had it ended well.
+
+        Raises DataError where what a piece says is damaged.
+        """
 
 
 class PiecesOnDisk:
@@ -35,7 +39,7 @@ class PiecesOnDisk:
 
     def record(self, numbers: Sequence[int]) -> dict[str, Any]:
         files = [summary_path(piece_path(self._folder, number)) for number in numbers]
-        parts = [json.loads(file.read_text())["result"] for file in files]
+        parts = list(map(_result, files))
         masked = {
             box: {name: sum(part[box][name] for part in parts) for name in ("voxels", "excluded")}
             for box in ("masked_read", "masked_write")
@@ -48,3 +52,14 @@ class PiecesOnDisk:
             "result": {"count": len(parts), "without_look": without_look, **sums, **masked},
             "cost": {"start": end, "end": end},
         }
+
+
+def _result(summary: Path) -> dict[str, Any]:
+    """What a piece's summary says.  Raises DataError where it is damaged."""
+    try:
+        result: dict[str, Any] = json.loads(summary.read_text())["result"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{summary}: is damaged ({error}); remove it, and give the same command: its piece is made again"
+        ) from error
+    return result

@@ -22,11 +22,12 @@ from apps.core.errors import DataError, ParameterError, StateError
 from apps.core.parameters import Parameters, json_hash
 from apps.core.subvolumes import SubvolumeGrid
 from apps.core.supervoxels import MAX_SUBVOLUMES
-from apps.core.volumes import Volume, VoxelSize, open_labels, open_volume
+from apps.core.volumes import Volume, VoxelSize, open_labels, open_volume, same_voxel_size
 from apps.ffn.applicability import check_overlap, check_voxel_size
 from apps.ffn.checkpoint import Checkpoint, load_checkpoint
 from apps.ffn.masks import MaskParameters, check_masks
 from apps.ffn.model import ModelParameters
+from apps.ffn.segmenter import check_extent
 from apps.inference.segment import check_image
 from apps.reconciliation.settings import MANIFEST, choose_chunks
 from ensemble.deployment import sizes
@@ -140,6 +141,11 @@ def find_plan(output: Path) -> DeploymentPlan:
     return DeploymentPlan.load(file)
 
 
+def work_beside(output: Path) -> Path:
+    """The work folder of reconciliation that lies beside an output, wherever the two are now."""
+    return _plan_file(output).with_name(RECONCILIATION)
+
+
 def _plan_file(output: Path) -> Path:
     return output.with_name(f"{output.stem}-deployment") / PLAN_FILE
 
@@ -159,7 +165,11 @@ def _check_inputs(deployment: Deployment) -> tuple[Volume, ModelParameters, Voxe
     if deployment.output.resolve() in {Path(name).resolve() for name in inputs}:
         raise ParameterError(f"{deployment.output}: is an input of the deployment; give another --out")
     if deployment.labels is not None:
-        open_labels(deployment.labels, volume)
+        labels = open_labels(deployment.labels, volume)
+        if not same_voxel_size(labels.voxel_size_nm, voxel_size):
+            raise DataError(
+                f"{labels.name}: has voxels of {labels.voxel_size_nm} nm; expected those of the image, {voxel_size} nm"
+            )
     check_masks(deployment.masks, volume)
     check_image(volume, volume.box, checkpoint.model)
     return volume, checkpoint.model, voxel_size
@@ -215,6 +225,13 @@ def _kept_plan(deployment: Deployment, asked: dict[str, Any], voxel_size: VoxelS
             raise StateError(f"{file.parent}: exists, and holds no {PLAN_FILE} of a deployment; give another --out")
         return None
     plan = DeploymentPlan.load(file)
+    first = Path(plan.output)
+    if (first.parent.resolve(), first.name) != (output.parent.resolve(), output.name):
+        # Its jobs write to where it was begun, whatever is asked for here.
+        raise StateError(
+            f"{output}: {file.parent} was copied or moved here, and is the deployment of {first}; a deployment goes on "
+            "where it was begun: move it back, or give another --out"
+        )
     now: dict[str, Any] = {**asked, "voxel size": list(voxel_size)}
     for name, given in (("subvolume", deployment.subvolume), ("overlap", deployment.overlap)):
         if given is not None:
@@ -285,6 +302,8 @@ def _new_plan(
     if len(grid) > MAX_SUBVOLUMES:
         raise ParameterError(f"subvolume {shape}: {len(grid)} of them; expected {MAX_SUBVOLUMES} at most")
     lattice = Lattice(grid)
+    what = f"box {box}: what a subvolume of it reads is too little; give a larger box or --overlap"
+    check_extent(lattice.smallest_read, model, what)
     sizes.check_memory(lattice.largest_read, resources)
     coverage = measure_coverage(lattice, deployment.masks)
     per_job, prediction = _jobs_and_cost(deployment, lattice, coverage, resources)

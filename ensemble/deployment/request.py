@@ -62,8 +62,8 @@ class Deployment:
     def __post_init__(self) -> None:
         if self.speed is not None and not self.speed > 0:
             raise ParameterError(f"speed {self.speed}: expected voxels a second, a positive number")
-        if self.threads < 1:
-            raise ParameterError(f"threads {self.threads}: expected at least 1")
+        if not 1 <= self.threads <= 1024:
+            raise ParameterError(f"threads {self.threads}: expected 1 to 1024")
 
     @property
     def folder(self) -> Path:
@@ -123,7 +123,7 @@ def deployment_of(home: Path, model: Model, *, image: str, output: Path, **choic
     named = {
         "labels": absolute_volume(choices["labels"]) if choices.get("labels") else None,
         "masks": tuple(replace(mask, volume=absolute_volume(mask.volume)) for mask in masks),
-        "speed": choices.get("speed") or speed_of(model),
+        "speed": speed_of(model) if choices.get("speed") is None else choices["speed"],
     }
     return Deployment(
         model=f"{model.name}:{model.version}",

@@ -16,7 +16,7 @@ from apps.core.progress import Reporter
 from apps.core.stage import load_stage
 from ensemble.deployment.driver import SEGMENTING, Driver
 from ensemble.deployment.owner import Owner, claim
-from ensemble.deployment.plan import DeploymentPlan, find_plan, keep_plan, plan_deployment, renew_plan
+from ensemble.deployment.plan import DeploymentPlan, find_plan, keep_plan, plan_deployment, renew_plan, work_beside
 from ensemble.deployment.progress import Progress
 from ensemble.deployment.records import Records
 from ensemble.deployment.request import Deployment, Resources
@@ -126,10 +126,13 @@ def verify_deployment(output: Path, report: Reporter) -> dict[str, Any]:
     Returns the result of the stage `reconciliation`.  Raises StateError where no deployment made the output, DataError
     that names the boxes which differ.
     """
-    plan = find_plan(output.absolute())
+    output = output.absolute()
+    plan = find_plan(output)
     stage = load_stage("reconciliation")
-    if not Path(plan.output).is_dir():
-        raise DataError(f"{plan.output}: is not there; run the deployment to its end first")
-    parameters = stage.parameters.from_json(reconciliation_parameters(plan, "verify"))
+    if not output.is_dir():
+        raise DataError(f"{output}: is not there; run the deployment to its end first")
+    # A copy, or what was moved, is looked at itself, with what lies beside it: the plan has the first place.
+    here = {"output": str(output), "work": str(work_beside(output))}
+    parameters = stage.parameters.from_json(reconciliation_parameters(plan, "verify") | here)
     result: dict[str, Any] = stage.run(parameters, report).to_dict()
     return result

@@ -47,7 +47,7 @@ def plan_shape(box: Box, overlap: Triple, speed: float | None, resources: Resour
 
     Memory is a must, and ParameterError says where not even the smallest shape fits; the others give way.
     """
-    smallest = max(-(-max(overlap) // chunk) for chunk in DEFAULT_CHUNKS)
+    smallest = max(1, *(-(-max(overlap) // chunk) for chunk in DEFAULT_CHUNKS))
     sides = range(smallest, max(smallest, LARGEST_SIDE // min(DEFAULT_CHUNKS)) + 1)
     shapes = list(dict.fromkeys(_divide(box.shape, side) for side in sides))
     fitting = [shape for shape in shapes if memory_of(_read(shape, overlap)) <= resources.process_memory]

@@ -276,8 +276,8 @@ def damage(folder: Path, kind: str) -> None:
     if kind == "no metadata":
         del group.attrs["ome"]
         return
-    if kind == "truncated":
-        (folder / "zarr.json").write_text("{")
+    if kind in ("truncated", "null"):
+        (folder / "zarr.json").write_text("{" if kind == "truncated" else "null")
         return
     if kind == "no array":
         ome["multiscales"][0]["datasets"][0]["path"] = "5"
@@ -296,7 +296,7 @@ def damage(folder: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["no metadata", "truncated", "no array", "no levels", "unit", "axes", "group", "scale"]
+    "kind", ["no metadata", "truncated", "null", "no array", "no levels", "unit", "axes", "group", "scale"]
 )
 def test_damaged_zarr_is_named(kind: str, tmp_path: Path) -> None:
     write_volume(tmp_path / "a.zarr", numbers((4, 4, 4)), VOXELS_NM)
@@ -342,8 +342,15 @@ def test_content_hash(tmp_path: Path, hdf5: Path) -> None:
     assert content_hash(open_volume(str(tmp_path / "d.zarr"))) == content_hash(open_volume(f"{hdf5}:raw"))
 
 
-def test_a_damaged_zarr_chunk_is_named(tmp_path: Path) -> None:
-    write_volume(tmp_path / "em.zarr", np.random.default_rng(0).integers(0, 255, (8, 8, 8), dtype=np.uint8), (8, 8, 8))
+@pytest.mark.parametrize("codec", ["zstd", "gzip"])
+def test_a_damaged_zarr_chunk_is_named(tmp_path: Path, codec: str) -> None:
+    voxels = np.random.default_rng(0).integers(0, 255, (8, 8, 8), dtype=np.uint8)
+    write_volume(tmp_path / "em.zarr", voxels, (8, 8, 8))
+    if codec == "gzip":  # as others write
+        array = zarr.open_group(tmp_path / "em.zarr").create_array(
+            "0", data=voxels, compressors=[zarr.codecs.GzipCodec()], overwrite=True
+        )
+        assert array.shape == voxels.shape
     (chunk,) = (path for path in (tmp_path / "em.zarr").rglob("*") if path.is_file() and path.suffix != ".json")
     chunk.write_bytes(chunk.read_bytes()[:20])
     with pytest.raises(DataError, match=r"em\.zarr: .* cannot be read"):

@@ -83,6 +83,19 @@ def test_other_voxels_are_refused_unless_they_are_wanted(arguments: list[str], t
     assert "40 x 10 x 10 nm" in run([*arguments, "--dry-run", "--any-voxel-size"])
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("--node-memory", value) for value in ("nan", "inf", "1e300", "0", "-1")),
+        *(("--speed", value) for value in ("nan", "0", "-1")),
+        ("--threads", "1025"),
+    ],
+)
+def test_a_number_that_is_none_is_refused(arguments: list[str], option: str, value: str) -> None:
+    with pytest.raises(ParameterError, match=rf"{option[2:].replace('-', ' ')} .*: expected"):
+        run([*arguments, "--dry-run", option, value])
+
+
 @pytest.mark.parametrize("given", [["--site", "s"], ["demo", "--image", "i.zarr", "--out", "o.zarr"]])
 def test_what_is_missing_is_named(given: list[str], tmp_path: Path) -> None:
     done = CliRunner().invoke(deploy, [*given, "--home", str(tmp_path)])

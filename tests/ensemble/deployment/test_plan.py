@@ -196,10 +196,18 @@ def test_what_does_not_fit_is_refused(deployment: Deployment, tmp_path: Path) ->
     refused(deployment, ParameterError, r"ends in \.zarr", output=tmp_path / "out.h5")
     refused(deployment, ParameterError, "overlap", overlap=(64, 64, 64))
     refused(deployment, ParameterError, "field of view", overlap=(6, 8, 8))
+    refused(deployment, ParameterError, "field of view", subvolume=(32, 32, 16), overlap=(0, 0, 0))
+    alone = replace(deployment, subvolume=None, overlap=(0, 0, 0))  # one subvolume needs none
+    assert plan_deployment(alone, RESOURCES).grid.counts == (1, 1, 1)
+    # At the volume's first face a thin box has context on one side only.
+    refused(deployment, DataError, r"0:3,0:32,0:32: .*\(7, 20, 20\) is smaller", box=Box.of((0, 0, 0), (3, 32, 32)))
+    plan_deployment(replace(deployment, box=Box.of((8, 0, 0), (3, 32, 32))), RESOURCES)
     write_volume(tmp_path / "short.zarr", np.ones((32, 32, 31), "uint32"), VOXEL_NM)
     refused(deployment, DataError, "expected that of the image", labels=str(tmp_path / "short.zarr"))
     write_volume(tmp_path / "float.zarr", np.ones((32, 32, 32), "float32"), VOXEL_NM)
     refused(deployment, DataError, "has dtype float32", labels=str(tmp_path / "float.zarr"))
+    write_volume(tmp_path / "coarse.zarr", np.ones((32, 32, 32), "uint32"), (9.0, 9.0, 9.0))
+    refused(deployment, DataError, r"coarse\.zarr: has voxels of .* nm; expected", labels=str(tmp_path / "coarse.zarr"))
     refused(deployment, DataError, "no such checkpoint", checkpoint=tmp_path / "none")
     for name, words in (("short.zarr", "on the image's grid"), ("none.zarr", "no such volume")):
         refused(deployment, DataError, words, masks=(MaskParameters(volume=str(tmp_path / name)),))

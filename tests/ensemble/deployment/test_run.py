@@ -18,6 +18,7 @@ from apps.core.progress import silent
 from apps.core.subvolumes import piece_path
 from apps.core.volumes import open_volume, open_volume_to_write
 from apps.inference import stage as inference_stage
+from apps.inference.outputs import summary_path
 from apps.reconciliation.evidence import read_links
 from apps.reconciliation.settings import IN_THE_MAKING
 from ensemble.deployment import (
@@ -128,10 +129,29 @@ def test_objects_hold_across_subvolumes_and_every_box_is_proved(
     told = Records({"inference": [PiecesOnDisk(plan.pieces).record(range(8))]})
     assert kept_out(told.by_step["inference"]) == kept_out(records["inference"])
     assert told.measured().segmented_voxels == Records(records).measured().segmented_voxels
+    summary = summary_path(piece_path(plan.pieces, 3))
+    whole = summary.read_bytes()
+    for damaged in (whole[:20], b"[]", b"\xff"):
+        summary.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"000000003-summary\.json: is damaged .*; remove it"):
+            PiecesOnDisk(plan.pieces).record(range(8))
+    summary.write_bytes(whole)
     prove_complete(plan, Records(records))
     larger = replace(deployment, subvolume=(8, 16, 16), output=tmp_path / "larger.zarr")
     with pytest.raises(StateError, match="8 of 16 subvolumes"):
         prove_complete(plan_deployment(larger, RESOURCES), Records(records))
+
+    copy = tmp_path / "copy" / "out.zarr"
+    shutil.copytree(deployment.output, copy)
+    shutil.copytree(deployment.folder, copy.with_name("out-deployment"))
+    assert verify_deployment(copy, silent)["segmentation"] == str(copy)
+    with pytest.raises(StateError, match=rf"copy/out\.zarr: .* is the deployment of {deployment.output}; a deployment"):
+        plan_deployment(replace(deployment, output=copy), RESOURCES)  # or the first one's output would be replaced
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert plan_deployment(replace(deployment, output=tmp_path / "link" / "out.zarr"), RESOURCES) == plan
+    open_volume_to_write(copy).write(copy_box := plan.grid.subvolume(2).write_box, np.ones(copy_box.shape, np.uint64))
+    with pytest.raises(DataError, match=rf"copy/out\.zarr: differs from .*copy/out-deployment.* 2 \({copy_box}\)"):
+        verify_deployment(copy, silent)
 
     wanted = chunks_of(deployment)
     box = plan.grid.subvolume(5).write_box
