@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from apps.core.parameters import Parameters
 
-SOLUTION = b"solution"  # in the manifest's metadata: identity of the solution that the volume was written by
+# In the manifest's metadata: identity of the solution that the volume was written by, and where the volume is.
+SOLUTION, OUTPUT = b"solution", b"output"
 
 
 class BoxRecord(Parameters, frozen=True, kw_only=True):
@@ -32,11 +34,25 @@ class BoxRecord(Parameters, frozen=True, kw_only=True):
 
 def written_by(manifest: Path) -> str | None:
     """Identity of the solution that the volume of a manifest is of; None where there is no manifest that says so."""
+    return _said(manifest, SOLUTION)
+
+
+def place_from(manifest: Path, output: Path) -> str:
+    """Where a volume is, as seen from the folder of its manifest; it stays when both are moved together."""
+    return os.path.relpath(output.parent.resolve() / output.name, manifest.parent.resolve())
+
+
+def is_of(manifest: Path, output: Path) -> bool:
+    """Whether a manifest that is there may be of the volume of that name; one that is damaged, or old, does not say."""
+    return _said(manifest, OUTPUT) in (None, place_from(manifest, output))
+
+
+def _said(manifest: Path, name: bytes) -> str | None:
     try:
         metadata = pq.read_schema(manifest).metadata or {}
     except (OSError, pa.ArrowException):
         return None
-    return metadata[SOLUTION].decode() if SOLUTION in metadata else None
+    return metadata[name].decode() if name in metadata else None
 
 
 @dataclass(frozen=True)

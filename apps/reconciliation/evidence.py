@@ -94,8 +94,18 @@ def read_links(
     members = np.fromiter(supervoxels, np.uint64, len(supervoxels))
     if len(objects):
         members = np.union1d(members, _members(solution, np.fromiter(objects, np.uint64, len(objects))))
-    members = np.unique(members)
-    table = pq.ParquetFile(solution.links_file)
+    try:
+        return _links_among(solution.links_file, np.unique(members), outward)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{solution.links_file}: is damaged ({f'{error}'.strip()}); remove {solution.folder}, and run the "
+            "reconciliation again"
+        ) from error
+
+
+def _links_among(file: Path, members: Ids, outward: bool) -> pd.DataFrame:
+    """The rows of links.parquet with both ends, or with `outward` at least one, among ascending supervoxels."""
+    table = pq.ParquetFile(file)
     names = table.schema_arrow.names
     found = [table.schema_arrow.empty_table()]
     for number in range(table.num_row_groups):

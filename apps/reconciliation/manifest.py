@@ -1,6 +1,7 @@
 """The manifest: every write box of a finished segmentation with the hash of its voxels, so that nothing is missing.
 
-Its metadata say which solution the segmentation is of: the one in the work folder may be newer by now.
+Its metadata say which solution the segmentation is of, as the one in the work folder may be newer by now, and where the
+segmentation is, as the work folder may have been given for another output since.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from apps.core.errors import DataError, StateError
 from apps.core.files import file_in_the_making, move_folder
 from apps.core.progress import Reporter
 from apps.core.volumes import open_volume
-from apps.reconciliation.box_records import SOLUTION, BoxRecord, written_by
+from apps.reconciliation.box_records import OUTPUT, SOLUTION, BoxRecord, place_from, written_by
 from apps.reconciliation.making import Making, sha256
 
 _SCHEMA = pa.schema(
@@ -108,7 +109,8 @@ def verify(output: Path, manifest: Path, report: Reporter) -> int:
 
 
 def _schema(making: Making) -> pa.Schema:
-    return _SCHEMA.with_metadata({SOLUTION: making.solution.record.identity.encode()})
+    place = place_from(making.manifest, making.output)
+    return _SCHEMA.with_metadata({SOLUTION: making.solution.record.identity.encode(), OUTPUT: place.encode()})
 
 
 def _row(corners: tuple[Triple, Triple], record: BoxRecord) -> dict[str, Any]:

@@ -77,7 +77,13 @@ class Pieces:
             self._opened.move_to_end(number)
             return known[1]
         path, read_box = self.path(number), self.grid.subvolume(number).read_box
-        volume = open_volume(str(path))
+        try:
+            volume = open_volume(str(path))
+        except Exception as error:  # of metadata that are cut short or not JSON, too
+            raise DataError(
+                f"subvolume {number}: {path} cannot be opened ({type(error).__name__}: {error}); segment {read_box} "
+                "again"
+            ) from error
         if volume.dtype.kind not in "ui":
             raise DataError(f"subvolume {number}: {path} has dtype {volume.dtype}; expected integer labels")
         if volume.shape != read_box.shape:

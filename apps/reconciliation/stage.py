@@ -25,7 +25,7 @@ from apps.core.parts import Phase, share
 from apps.core.progress import Reporter
 from apps.core.stage import Stage
 from apps.core.volumes import VoxelSize
-from apps.reconciliation.box_records import written_by
+from apps.reconciliation.box_records import is_of, written_by
 from apps.reconciliation.linking import LinkRule
 from apps.reconciliation.making import Making
 from apps.reconciliation.manifest import finish, restate, verify
@@ -121,7 +121,8 @@ def _solve(parameters: ReconciliationParameters, rules: Rules, report: Reporter)
     identity = json_hash([_FORMAT, len(units), everything.hexdigest(), rules.hash(), voxel_size])
     folder = parameters.work_folder / _SOLUTION
     solution = Solution.open(folder)
-    if solution is None or solution.record.identity != identity:
+    # `starts` may have been cut short where the last subvolumes are empty, which its last number does not tell.
+    if solution is None or solution.record.identity != identity or len(solution.starts) != len(units) + 1:
         with folder_in_the_making(folder) as partial:
             summary = solve(units, rules, partial, _within(report, 1, 2))
             record = SolutionRecord(identity=identity, rules=rules.hash(), voxel_size_nm=voxel_size, summary=summary)
@@ -176,7 +177,8 @@ def _only(sizes: set[VoxelSize]) -> VoxelSize:
 
 def _check_output(parameters: ReconciliationParameters) -> None:
     """A volume of that name is replaced only where it is known to be an earlier answer."""
-    if Path(parameters.output).exists() and not (parameters.work_folder / MANIFEST).is_file():
+    output, manifest = Path(parameters.output), parameters.work_folder / MANIFEST
+    if output.exists() and not (manifest.is_file() and is_of(manifest, output)):
         raise StateError(
             f"{parameters.output}: exists, and {parameters.work_folder} does not say that this reconciliation made it; "
             "give another output, or remove it"

@@ -100,7 +100,7 @@ def test_any_number_of_jobs_in_any_order_gives_the_same_bytes(tmp_path: Path) ->
     work = tmp_path / "merged-reconciliation"
     expected = digest(tmp_path / "merged.zarr"), digest(work / "solution"), (work / "manifest.parquet").read_bytes()
     for jobs in (1, 3):
-        other = replace(parameters, output=str(tmp_path / f"parts-{jobs}.zarr"))
+        other = replace(parameters, output=str(tmp_path / f"parts-{jobs}" / "merged.zarr"))
         for phase in ("compare", "solve", "relabel", "finish"):
             order = np.random.default_rng(jobs).permutation(jobs).tolist()
             shares = [Part(index=i, of=jobs) for i in order] if phase in ("compare", "relabel") else [None]
@@ -340,6 +340,9 @@ def test_what_stands_is_asked_once_of_each_piece_and_unit(tmp_path: Path, monkey
         ("solution/mapping/starts.i8", 0),
         ("solution/mapping/object.u8", None),
         ("solution/links.parquet", None),
+        ("solution/links.parquet", 200),
+        ("solution/objects.parquet", 3),
+        ("solution/seams.parquet", 0),
         ("manifest.parquet", 30),
     ],
 )
@@ -363,6 +366,27 @@ def test_what_is_cut_short_or_gone_in_the_work_folder_is_made_again(
     assert do(parameters).complete
     assert (digest(Path(parameters.output)), digest(parameters.work_folder / "solution")) == expected
     assert do(parameters, "verify").complete
+
+
+def test_starts_cut_short_before_an_empty_subvolume_are_written_again(tmp_path: Path) -> None:
+    parameters = small(tmp_path)
+    write_piece(Path(parameters.pieces), 3, np.zeros_like(open_volume(str(piece(parameters, 3))).read()))
+    do(parameters)
+    expected = digest(parameters.work_folder / "solution")
+    os.truncate(parameters.work_folder / "solution/mapping/starts.i8", 32)  # whose last number is that of all rows
+    write_piece(Path(parameters.pieces), 0, open_volume(str(piece(parameters, 0))).read())
+    do(parameters)
+    assert digest(parameters.work_folder / "solution") == expected
+
+
+def test_links_that_are_damaged_are_named(tmp_path: Path) -> None:
+    parameters = small(tmp_path)
+    do(parameters)
+    file = parameters.work_folder / "solution/links.parquet"
+    whole = file.read_bytes()
+    file.write_bytes(b"PAR1" + bytes(len(whole) - 8) + b"PAR1")
+    with pytest.raises(DataError, match=r"links\.parquet: is damaged .*; remove .*solution, and run the"):
+        read_links(parameters.work_folder, supervoxels=[1])
 
 
 def test_a_file_where_a_folder_is_to_be_is_named_or_replaced(tmp_path: Path) -> None:
@@ -409,6 +433,11 @@ def test_a_bad_piece_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"subvolume 1: .* holds the id 16777216, which overflows; expected 0 to 16777"):
         do(parameters)
     replaced(labels)
+    for text in ("", "null", '{"zarr_format": 3, "node_type": "group"'):
+        (piece(parameters, 1) / "zarr.json").write_text(text)
+        with pytest.raises(DataError, match=r"subvolume 1: .* cannot be opened .*; segment 0:18,0:13,14:32 again"):
+            do(parameters)
+    replaced(labels)
     chunk = next(path for path in (piece(parameters, 1) / "0" / "c").rglob("*") if path.is_file())
     chunk.write_bytes(chunk.read_bytes()[:20])
     with pytest.raises(DataError, match=r"subvolume 1: .* cannot be read .*; segment 0:18,0:13,14:32 again"):
@@ -454,6 +483,32 @@ def test_an_output_of_another_origin_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(StateError, match=r"merged\.zarr: exists, and .* does not say that this reconciliation made it"):
         do(parameters)
     assert digest(Path(parameters.output)) == before
+
+
+def test_a_work_folder_speaks_for_one_output(tmp_path: Path) -> None:
+    parameters = small(tmp_path, work=str(tmp_path / "work"))
+    do(parameters)
+    theirs = tmp_path / "theirs.zarr"
+    write_volume(theirs, np.ones((4, 4, 4), np.uint8), VOXEL_SIZE)
+    before = digest(theirs)
+    with pytest.raises(StateError, match=r"theirs\.zarr: exists, and .*work does not say that this reconciliation"):
+        do(replace(parameters, output=str(theirs)))
+    assert digest(theirs) == before
+    none_linked = replace(parameters, output=str(tmp_path / "second.zarr"), min_overlap_voxels=10**6)
+    do(none_linked)
+    with pytest.raises(StateError, match=r"merged\.zarr: exists, and"):  # which has another rule's voxels
+        do(replace(none_linked, output=parameters.output))
+
+
+def test_what_is_moved_or_reached_by_a_link_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "before").mkdir()
+    parameters = small(tmp_path / "before")
+    do(parameters)
+    (tmp_path / "before").rename(tmp_path / "after")
+    (tmp_path / "link").symlink_to(tmp_path / "after")
+    for folder in ("after", "link"):
+        there = {name: str(tmp_path / folder / Path(getattr(parameters, name)).name) for name in ("pieces", "output")}
+        assert do(replace(parameters, **there)).units == 0
 
 
 def test_an_old_output_survives_a_failure(tmp_path: Path) -> None:
