@@ -7,6 +7,7 @@ last `merge.json`, the record that relabelling goes by, with `mapping.npz`.
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 from apps.agglomeration.inputs import Inputs
 from apps.agglomeration.merging import MERGED, Edges, Merging, judge, merge, relabelled
 from apps.agglomeration.scoring import EDGES, VOXELS, Scorer
+from apps.agglomeration.stamps import made_as
 from apps.agglomeration.tables import read_table, unit_path, write_table
-from apps.core.errors import DataError, StateError
+from apps.core.errors import DataError, ParameterError, StateError
 from apps.core.files import file_in_the_making
 from apps.core.parameters import Parameters, json_hash
 from apps.core.progress import Reporter
@@ -40,6 +42,9 @@ class MergeRecord(Parameters, frozen=True, kw_only=True):
     segmentation: Annotated[str, Meta(description="the segmentation that was agglomerated")]
     solution: Annotated[
         str | None, Meta(description="identity of the reconciliation's solution that it was written by; null: of none")
+    ] = None
+    volume: Annotated[
+        str | None, Meta(description="what tells that segmentation from one made anew; null: of an earlier version")
     ] = None
     points: Annotated[int, Meta(description="decision points")]
     scored: Annotated[int, Meta(description="those that were flooded from both sides")]
@@ -73,26 +78,25 @@ class Tables:
 def collect(inputs: Inputs, report: Reporter) -> MergeRecord:
     """Decide on all decision points.  Where the very same was decided before, that stands.
 
-    Raises StateError that names the block where one has no scores, or scores of other parameters or voxels.
+    Raises StateError that names the block where one has no scores, or scores of other parameters or voxels, and
+    DataError that names a pair of objects that are not there or, to be cut, do not touch; what was decided then stays.
     """
     parameters = inputs.parameters
     scorer, tables = Scorer(inputs), Tables(parameters.work_folder)
+    volume = made_as(inputs.segmentation)  # before its voxels are looked at
     contents = []
     for number in range(len(inputs.blocks)):
         report(number, 2 * len(inputs.blocks), "collecting scores")
         contents.append(_content(scorer, number))
     forbidden, cut = read_pairs(parameters.forbidden), read_pairs(parameters.cut)
     identity = json_hash([scorer.plan, contents, astuple(parameters.rule), forbidden.tolist(), cut.tolist()])
-    known = read_record(parameters.work_folder)
-    written = tables.edges, tables.merges, tables.objects, parameters.work_folder / MAPPING
-    solution = _solution_of(parameters.segmentation)
-    if known is not None and known.identity == identity and all(path.is_file() for path in written):
-        if known.solution != solution:  # which gave the same voxels
-            known = replace(known, solution=solution)
+    known, solution = _known(tables), _solution_of(parameters.segmentation)
+    if known is not None and known.identity == identity:
+        if (known.solution, known.volume) != (solution, volume):  # which gave the same voxels
+            known = replace(known, solution=solution, volume=volume)
             known.save(parameters.work_folder / RECORD)
         return known
-    (parameters.work_folder / RECORD).unlink(missing_ok=True)
-    record = _decide(inputs, scorer, tables, identity, forbidden, cut, report)
+    record = replace(_decide(inputs, scorer, tables, identity, forbidden, cut, report), volume=volume)
     record.save(parameters.work_folder / RECORD)
     return record
 
@@ -113,6 +117,20 @@ def _content(scorer: Scorer, number: int) -> str:
     raise StateError(f"{where}: {what}; run the action score for it")
 
 
+def _known(tables: Tables) -> MergeRecord | None:
+    """What was decided, where all that was written of it is there and can be opened."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        record = read_record(tables.folder)
+        read_mapping(tables.folder)
+        for table in (tables.edges, tables.merges, tables.objects):
+            parquet.read_schema(table)
+    except (DataError, ParameterError, OSError, ArrowException):
+        return None
+    return record
+
+
 def read_record(work: Path) -> MergeRecord | None:
     """What was decided; None where nothing was."""
     path = work / RECORD
@@ -125,7 +143,7 @@ def read_mapping(work: Path) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return file["base"], file["object"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: is missing or damaged ({error}); run the action merge") from error
 
 
@@ -150,6 +168,9 @@ def _decide(
         counted.add(voxels.column("id").to_numpy(), voxels.column("voxels").to_numpy())
     table = pa.concat_tables(found)
     edges = edges_of(table)
+    counted.close()
+    _check_pairs(edges, counted.ids, forbidden, cut)
+    (parameters.work_folder / RECORD).unlink(missing_ok=True)
     verdicts = np.array(table.column("verdict").to_pylist(), object)
     done = merge(edges, judge(edges, parameters.rule, verdicts), forbidden, cut)
     taken = done.refused == MERGED
@@ -178,6 +199,21 @@ def _decide(
         objects=len(objects),
         largest=largest,
     )
+
+
+def _check_pairs(edges: Edges, ids: NDArray[np.uint64], forbidden: NDArray[np.uint64], cut: NDArray[np.uint64]) -> None:
+    """Raise DataError where a pair is none of what is there: one that does nothing is a mistake."""
+    missing = forbidden[~np.isin(forbidden, ids)]
+    if len(missing):
+        raise DataError(f"forbidden: the segmentation has no object {missing[0]}; remove its pair")
+    near = np.isin(edges.a, cut[:, 0])
+    known = set(zip(edges.a[near].tolist(), edges.b[near].tolist(), strict=True))
+    for a, b in cut.tolist():
+        if (a, b) not in known:
+            raise DataError(
+                f"cut: the objects {a} and {b} have no decision point, so there is no evidence to leave out; remove "
+                "the pair"
+            )
 
 
 def _solution_of(segmentation: str) -> str | None:

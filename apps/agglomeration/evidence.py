@@ -81,6 +81,8 @@ def explain(
     that id.
     """
     target = Path(segmentation)
+    if not 0 < asked < 1 << 64:
+        raise DataError(f"object {asked}: is no id; expected one of {target}, 1 to 2^64 - 1")
     folder = agglomeration or target.with_name(f"{target.stem}-agglomeration")
     record = read_record(folder)
     if agglomeration is not None and record is None:

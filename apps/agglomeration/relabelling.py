@@ -21,6 +21,7 @@ from msgspec import Meta
 from apps.agglomeration.collecting import MergeRecord, read_mapping, read_record
 from apps.agglomeration.inputs import Inputs, chunks_of
 from apps.agglomeration.merging import relabelled
+from apps.agglomeration.stamps import made_as
 from apps.agglomeration.tables import unit_path
 from apps.core.errors import DataError, ParameterError, StateError
 from apps.core.files import move_folder
@@ -98,7 +99,7 @@ class Relabeller:
                 f"work {self.work}: is on another file system than {output}, which is made in it and renamed; give one "
                 "there"
             )
-        if output.exists() and not self._is_ours(output.absolute()):
+        if output.exists() and not self._is_ours(output):
             raise StateError(
                 f"{output}: exists, and {self.work} does not say that this agglomeration made it; give another output, "
                 "or remove it"
@@ -107,11 +108,11 @@ class Relabeller:
     def _is_ours(self, output: Path) -> bool:
         """Whether a volume that is there was put there by this work folder."""
         with contextlib.suppress(DataError, ParameterError):
-            if Finished.load(self.work / DONE_FILE).output == str(output):
+            if _place(Finished.load(self.work / DONE_FILE).output) == _place(output):
                 return True
         intent = self._intent()
         # An intent alone says what was to be there: a kill before the first move leaves room for somebody else's.
-        return intent is not None and intent.output == str(output) and intent.volume == _mark(output)
+        return intent is not None and _place(intent.output) == _place(output) and intent.volume == _mark(output)
 
     def _intent(self) -> Finishing | None:
         with contextlib.suppress(DataError, ParameterError):
@@ -143,6 +144,7 @@ class Relabeller:
                 continue
             block = self.inputs.blocks[number]
             labels = relabelled(self.inputs.segmentation.read(block), base, objects)
+            self._check_segmentation(decision)
             volume.write(block, labels)
             record = BlockRecord(
                 identity=decision.identity,
@@ -155,6 +157,15 @@ class Relabeller:
             record.save(file)
             made += 1
         return made
+
+    def _check_segmentation(self, decision: MergeRecord) -> None:
+        """Raise StateError where the segmentation is not that any more which was decided on."""
+        segmentation = self.inputs.segmentation
+        if decision.volume not in (None, made_as(segmentation)):
+            raise StateError(
+                f"{segmentation.name}: was made anew since the decision in {self.work}; run the actions score and "
+                "merge again"
+            )
 
     def finish(self) -> None:
         """Give the volume its name.  Raises StateError that names a block that is not written."""
@@ -197,7 +208,7 @@ class Relabeller:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _finished(self) -> Finished:
-        return Finished(identity=self.decision().identity, output=str(Path(self.inputs.parameters.output).absolute()))
+        return Finished(identity=self.decision().identity, output=_place(self.inputs.parameters.output))
 
     def _folder(self, decision: MergeRecord) -> Path:
         return self.work / f"{_IN_WORK}{decision.identity}"
@@ -231,6 +242,12 @@ class Relabeller:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return target
+
+
+def _place(output: str | Path) -> str:
+    """Where a volume is, by whatever links one comes there; what has its name may be one itself."""
+    path = Path(output)
+    return str(path.parent.resolve() / path.name)
 
 
 def _mark(volume: Path) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import fastremap
 import numpy as np
@@ -156,13 +156,21 @@ class Scorer:
     def _count(self, block: Box) -> pa.Table:
         import pyarrow as pa
 
-        ids, voxels = fastremap.unique(self.inputs.segmentation.read(block), return_counts=True)
+        ids, voxels = fastremap.unique(self._labels(block), return_counts=True)
         return pa.table({"id": ids[ids != 0].astype(np.uint64), "voxels": voxels[ids != 0].astype(np.int64)})
+
+    def _labels(self, box: Box) -> NDArray[Any]:
+        """The ids of a box of the segmentation.  Raises DataError where one is negative: objects have ids from 1 on."""
+        segmentation = self.inputs.segmentation
+        labels = segmentation.read(box)
+        if labels.dtype.kind == "i" and (low := int(labels.min())) < 0:
+            raise DataError(f"{segmentation.name}: holds the id {low} in {box}; expected ids from 1 on, and 0 for none")
+        return labels
 
     def _points(self, block: Box) -> DecisionPoints:
         segmentation, parameters = self.inputs.segmentation, self.inputs.parameters
         read, region = self._read_box(block), surroundings(block, parameters.radius, segmentation.box)
-        labels = segmentation.read(read)
+        labels = self._labels(read)
         return find_decision_points(labels, read, region, block, parameters.reach, self.inputs.voxel_size)
 
     def _read_box(self, block: Box) -> Box:
@@ -178,7 +186,7 @@ class Scorer:
         inputs, offset = self.inputs, self.inputs.parameters.offset
         low, high = (np.array([getattr(window, name) for window in windows]) for name in ("offset", "end"))
         whole = Box.between(_triple(low.min(axis=0)), _triple(high.max(axis=0)))
-        labels = inputs.segmentation.read(whole)
+        labels = self._labels(whole)
         excluded = read_masks(inputs.parameters.masks, whole.translate(offset))
         image = inputs.image.read(whole.translate(offset))
         mean_and_std = inputs.parameters.normalisation(inputs.checkpoint)

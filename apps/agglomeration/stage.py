@@ -76,7 +76,11 @@ def _do(parameters: AgglomerationParameters, inputs: Inputs, report: Reporter) -
 def _hold(parameters: AgglomerationParameters) -> Iterator[None]:
     """Have the work folder to write in: with other parts, or alone.  Raises StateError where another process has it."""
     work = parameters.work_folder
-    with (work / ".lock").open("a+b") as stream:
+    try:
+        stream = (work / ".lock").open("a+b")
+    except OSError as error:
+        raise DataError(f"{work}: cannot be written ({error.strerror or error}); give a writable place") from error
+    with stream:
         lock(stream, work, alone=parameters.part is None)
         yield
 

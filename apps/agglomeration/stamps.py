@@ -30,6 +30,13 @@ def stamp(volume: Volume, box: Box) -> str:
     return json_hash([_state(folder / "zarr.json"), [_state(folder / key) for key in keys]])
 
 
+def made_as(volume: Volume) -> str:
+    """What tells a volume from one that was made anew under its name, and stays when it is given coarser levels."""
+    if not isinstance(volume.array, zarr.Array):
+        return json_hash([_state(Path(volume.name.rpartition(":")[0]))])
+    return json_hash([_state(Path(volume.name) / volume.array.path / "zarr.json")])
+
+
 def _state(path: Path) -> list[int]:
     try:
         found = path.stat()

@@ -126,6 +126,9 @@ def test_what_has_no_evidence_is_said(folder: Path, tmp_path: Path) -> None:
         explain(folder / "final.zarr", 12345)
     with pytest.raises(DataError, match="object 12345: "):
         explain(folder / "base.zarr", 12345)
+    for segmentation in ("final.zarr", "base.zarr"):
+        with pytest.raises(DataError, match=f"object {2**64}: is no id; expected one of .*, 1 to "):
+            explain(folder / segmentation, 2**64)
     with pytest.raises(StateError, match="has no evidence"):
         explain(folder / "labels.zarr", 1)
     with pytest.raises(StateError, match="is no folder of an agglomeration"):

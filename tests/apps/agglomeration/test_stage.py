@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 
 from apps.agglomeration import relabelling, scoring
+from apps.agglomeration.collecting import read_record
 from apps.agglomeration.inputs import open_inputs
 from apps.agglomeration.stage import AgglomerationResult, run
 from apps.agglomeration.tables import write_table
@@ -27,6 +29,8 @@ from apps.core.volumes import Volume, content_hash, open_volume, open_volume_to_
 from apps.ffn.canvas import HostCanvas, Thresholds
 from apps.ffn.masks import MaskParameters
 from apps.ffn.settings import InferenceSettings
+from apps.multiscale.stage import MultiscaleParameters
+from apps.multiscale.stage import run as add_levels
 from tests.apps.agglomeration.samples import DARK, FAR, LEFT, MODEL, RIGHT, SIZE, labels, parameters, write_inputs
 from tests.apps.ffn.tiny import FIB25, GOOGLE_CHECKPOINT, needs_fib25
 
@@ -333,6 +337,87 @@ def test_a_cut_undoes_a_merge_and_a_forbidden_pair_prevents_it(tmp_path: Path, l
         assert result.decision is not None
         assert result.decision.refused == {field: 1, "stopped": 2}
         np.testing.assert_array_equal(open_volume(result.segmentation).read(), labels())
+
+
+@pytest.mark.parametrize(
+    ("name", "pair", "message"),
+    [
+        ("forbidden", (LEFT, 6), "forbidden: the segmentation has no object 6; remove its pair"),
+        ("cut", (LEFT, FAR), f"cut: the objects {LEFT} and {FAR} have no decision point"),
+    ],
+)
+def test_a_pair_that_does_nothing_is_an_error_and_what_was_decided_stays(
+    tmp_path: Path, looks: Looks, name: str, pair: tuple[int, int], message: str
+) -> None:
+    write_inputs(tmp_path)
+    result = do(tmp_path)
+    (tmp_path / "pairs.csv").write_text(f"a,b\n{pair[0]},{pair[1]}\n")
+    with pytest.raises(DataError, match=message):
+        do(tmp_path, **{name: str(tmp_path / "pairs.csv")})
+    assert read_record(Path(result.edges).parent) == result.decision
+
+
+@pytest.mark.parametrize("name", ["edges.parquet", "merges.parquet", "objects.parquet", "mapping.npz", "merge.json"])
+@pytest.mark.parametrize("size", [0, 30])
+def test_a_decision_that_is_cut_short_is_made_again(tmp_path: Path, looks: Looks, name: str, size: int) -> None:
+    write_inputs(tmp_path)
+    result = do(tmp_path)
+    work = Path(result.edges).parent
+    tables = {file: (work / file).read_bytes() for file in ("edges.parquet", "merges.parquet", "objects.parquet")}
+    os.truncate(work / name, size)
+    shutil.rmtree(result.segmentation)  # so that the mapping is wanted
+    if name == "mapping.npz":
+        with pytest.raises(DataError, match=r"mapping\.npz: is missing or damaged .*; run the action merge"):
+            do(tmp_path, action="relabel")
+    assert do(tmp_path).decision == result.decision
+    assert {file: (work / file).read_bytes() for file in tables} == tables
+
+
+def test_by_whatever_way_one_comes_there_the_output_is_known(tmp_path: Path, looks: Looks) -> None:
+    write_inputs(tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    do(tmp_path / "link")
+    for folder in (tmp_path / "real", tmp_path / "link" / ".." / "real"):
+        again = do(folder)
+        assert (again.scored, again.written, again.complete) == (0, 0, True)
+
+
+def test_a_segmentation_that_is_made_anew_is_not_written_by_an_old_decision(tmp_path: Path, looks: Looks) -> None:
+    write_inputs(tmp_path)
+    for action in ("score", "merge"):
+        do(tmp_path, action=action)
+    write_volume(tmp_path / "labels.zarr", labels(), SIZE, (32, 32, 32))
+    with pytest.raises(StateError, match=r"labels\.zarr: was made anew since the decision in .*; run the"):
+        do(tmp_path, action="relabel")
+    shown = looks.count
+    assert do(tmp_path).complete and looks.count == shown, "it is the same, so that the decision stands"
+
+
+def test_coarser_levels_do_not_make_a_segmentation_another(tmp_path: Path, looks: Looks) -> None:
+    write_inputs(tmp_path)
+    for action in ("score", "merge"):
+        do(tmp_path, action=action)
+    volume = str(tmp_path / "labels.zarr")
+    add_levels(MultiscaleParameters(volume=volume, kind="labels", factors=((2, 2, 2),)), silent)
+    for action in ("relabel", "finish"):
+        result = do(tmp_path, action=action)
+    assert result.complete
+
+
+def test_a_negative_id_is_named(tmp_path: Path, looks: Looks) -> None:
+    write_inputs(tmp_path)
+    negative = np.zeros(labels().shape, np.int16)
+    negative[0, 0, 40] = -1  # in the second block, which the first one sees
+    write_volume(tmp_path / "labels.zarr", negative, SIZE, (32, 32, 32))
+    with pytest.raises(DataError, match=r"labels\.zarr: holds the id -1 in .*; expected ids from 1 on, and 0 for none"):
+        do(tmp_path)
+
+
+def test_a_work_folder_that_cannot_be_written_is_named(tmp_path: Path, looks: Looks) -> None:
+    write_inputs(tmp_path)
+    (parameters(tmp_path).work_folder / ".lock").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"agglomerated-agglomeration: cannot be written"):
+        do(tmp_path)
 
 
 def test_masks_keep_the_network_out(tmp_path: Path, looks: Looks) -> None:
