@@ -240,7 +240,11 @@ def run(parameters: InferenceParameters, report: Reporter) -> InferenceResult:
             known = finished(output, identity)
             if known is None and wholly_excluded and not parameters.probability:
                 make_folder(output.parent)
-                known = store_empty(output, target.subvolume, voxel_size, identity)
+                log = FloodLog(log_path(output), identity)  # which two processes cannot have at once
+                try:
+                    known = store_empty(output, target.subvolume, voxel_size, identity)
+                finally:
+                    log.remove()
                 report(before + number + 1 - len(todo), len(places), "segmenting")
             if known is None:
                 todo.append((place, target, identity))

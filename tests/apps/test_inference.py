@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from apps.core.boxes import Box
-from apps.core.errors import DataError, ParameterError
+from apps.core.errors import DataError, ParameterError, StateError
 from apps.core.parts import Part
 from apps.core.progress import silent
 from apps.core.stage import stage_main
@@ -27,6 +27,7 @@ from apps.core.subvolumes import SubvolumeGrid, piece_path
 from apps.core.volumes import VoxelSize, open_volume, write_volume
 from apps.ffn.canvas import HostCanvas, Look
 from apps.ffn.checkpoint import CheckpointInfo, save_checkpoint
+from apps.ffn.flood_log import FloodLog
 from apps.ffn.hand_set import bright_is_object
 from apps.ffn.masks import MaskParameters
 from apps.ffn.model import ModelParameters, Weights
@@ -438,6 +439,20 @@ def test_a_mask_of_everything_leaves_an_empty_segmentation_without_a_network(tmp
         found = open_volume(name)
         assert found.shape == (24, 32, 32)
         assert not found.read().any()
+
+
+@pytest.mark.usefixtures("no_network")
+def test_an_empty_piece_is_the_work_of_one_process_as_any_other(tmp_path: Path) -> None:
+    chosen = parameters(tmp_path, masks=(mask_of(tmp_path, "mask.zarr", (slice(None),)),))
+    output = Path(chosen.subvolumes[0].output)
+    output.parent.mkdir()
+    other = FloodLog(log_path(output), "of another process")
+    with pytest.raises(StateError, match="another process works on this output"):
+        run(chosen)
+    assert not output.exists()
+    other.close()
+    assert run(chosen).objects == 0
+    assert not log_path(output).exists()
 
 
 @pytest.mark.usefixtures("no_network")
