@@ -272,7 +272,6 @@ def _objects_table(counted: _Counts, done: Merging) -> tuple[Any, int]:
     """(table of object uint64, base list of uint64, voxels int64, ascending; the longest list's length)."""
     import pyarrow as pa
 
-    counted.close()
     now = relabelled(counted.ids, done.base, done.object)
     order = np.lexsort((counted.ids, now))
     now, base, voxels = now[order], counted.ids[order], counted.voxels[order]

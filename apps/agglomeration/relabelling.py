@@ -24,7 +24,7 @@ from apps.agglomeration.merging import relabelled
 from apps.agglomeration.stamps import made_as
 from apps.agglomeration.tables import unit_path
 from apps.core.errors import DataError, ParameterError, StateError
-from apps.core.files import move_folder
+from apps.core.files import move_folder, settled
 from apps.core.parameters import Result
 from apps.core.parts import Part, share
 from apps.core.progress import Reporter
@@ -108,11 +108,11 @@ class Relabeller:
     def _is_ours(self, output: Path) -> bool:
         """Whether a volume that is there was put there by this work folder."""
         with contextlib.suppress(DataError, ParameterError):
-            if _place(Finished.load(self.work / DONE_FILE).output) == _place(output):
+            if settled(Finished.load(self.work / DONE_FILE).output) == settled(output):
                 return True
         intent = self._intent()
         # An intent alone says what was to be there: a kill before the first move leaves room for somebody else's.
-        return intent is not None and _place(intent.output) == _place(output) and intent.volume == _mark(output)
+        return intent is not None and settled(intent.output) == settled(output) and intent.volume == _mark(output)
 
     def _intent(self) -> Finishing | None:
         with contextlib.suppress(DataError, ParameterError):
@@ -208,7 +208,7 @@ class Relabeller:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _finished(self) -> Finished:
-        return Finished(identity=self.decision().identity, output=_place(self.inputs.parameters.output))
+        return Finished(identity=self.decision().identity, output=str(settled(self.inputs.parameters.output)))
 
     def _folder(self, decision: MergeRecord) -> Path:
         return self.work / f"{_IN_WORK}{decision.identity}"
@@ -242,12 +242,6 @@ class Relabeller:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return target
-
-
-def _place(output: str | Path) -> str:
-    """Where a volume is, by whatever links one comes there; what has its name may be one itself."""
-    path = Path(output)
-    return str(path.parent.resolve() / path.name)
 
 
 def _mark(volume: Path) -> str | None:

@@ -91,6 +91,12 @@ def folder_in_the_making(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def settled(path: str | Path) -> Path:
+    """Where something is, by whatever links one comes there; what has its name may be a link itself."""
+    path = Path(path)
+    return path.parent.resolve() / path.name
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder, and those it lies in, where it is not there.  Raises DataError where that cannot be."""
     try:

@@ -41,8 +41,8 @@ def check_voxel_size(
 ) -> None:
     """Raise DataError where an image's voxels (zyx, nm) differ by over 1 % from those that a model was trained at.
 
-    A size that is not known speaks against nothing.  `image` and `model` are named in
-    the message, and `anyway` is what lets it pass.
+    A size that is not known speaks against nothing.  `image` and `model` are named in the message, and `anyway` is what
+    lets it pass.
     """
     if same_voxel_size(voxel_size_nm, trained_nm):
         return

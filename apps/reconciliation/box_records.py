@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from apps.core.files import settled
 from apps.core.parameters import Parameters
 
 # In the manifest's metadata: identity of the solution that the volume was written by, and where the volume is.
@@ -39,7 +40,7 @@ def written_by(manifest: Path) -> str | None:
 
 def place_from(manifest: Path, output: Path) -> str:
     """Where a volume is, as seen from the folder of its manifest; it stays when both are moved together."""
-    return os.path.relpath(output.parent.resolve() / output.name, manifest.parent.resolve())
+    return os.path.relpath(settled(output), manifest.parent.resolve())
 
 
 def is_of(manifest: Path, output: Path) -> bool:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from apps.core.boxes import Triple
 from apps.core.errors import DataError, ParameterError, StateError
+from apps.core.files import settled
 from apps.core.parameters import Parameters, json_hash
 from apps.core.subvolumes import SubvolumeGrid
 from apps.core.supervoxels import MAX_SUBVOLUMES
@@ -225,12 +226,11 @@ def _kept_plan(deployment: Deployment, asked: dict[str, Any], voxel_size: VoxelS
             raise StateError(f"{file.parent}: exists, and holds no {PLAN_FILE} of a deployment; give another --out")
         return None
     plan = DeploymentPlan.load(file)
-    first = Path(plan.output)
-    if (first.parent.resolve(), first.name) != (output.parent.resolve(), output.name):
+    if settled(plan.output) != settled(output):
         # Its jobs write to where it was begun, whatever is asked for here.
         raise StateError(
-            f"{output}: {file.parent} was copied or moved here, and is the deployment of {first}; a deployment goes on "
-            "where it was begun: move it back, or give another --out"
+            f"{output}: {file.parent} was copied or moved here, and is the deployment of {plan.output}; a deployment "
+            "goes on where it was begun: move it back, or give another --out"
         )
     now: dict[str, Any] = {**asked, "voxel size": list(voxel_size)}
     for name, given in (("subvolume", deployment.subvolume), ("overlap", deployment.overlap)):

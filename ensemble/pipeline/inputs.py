@@ -12,7 +12,7 @@ import numpy as np
 
 from apps.core.boxes import Box, Triple
 from apps.core.errors import DataError, EnsembleError, ParameterError
-from apps.core.volumes import UNKNOWN_VOXEL_SIZE, Volume, open_volume
+from apps.core.volumes import Volume, known_voxel_size, open_volume
 from apps.ffn.applicability import check_overlap, check_voxel_size
 from apps.ffn.google_checkpoint import INDEX
 from ensemble.pipeline.definition import Pipeline, Step, paths_of
@@ -136,10 +136,8 @@ def _of_other_voxels(step: Step, name: str, image: Volume, volume: Volume) -> bo
     tolerance = OF_ONE_VOXEL_SIZE.get((step.stage, name))
     if tolerance is None or (step.stage == "ingest" and step.parameters.get("voxel_size_nm") is not None):
         return False
-    ours, theirs = image.voxel_size_nm, volume.voxel_size_nm
-    if ours is None or theirs is None or UNKNOWN_VOXEL_SIZE in (ours, theirs):
-        return False
-    return not np.allclose(ours, theirs, rtol=tolerance)
+    ours, theirs = known_voxel_size(image.voxel_size_nm), known_voxel_size(volume.voxel_size_nm)
+    return ours is not None and theirs is not None and not np.allclose(ours, theirs, rtol=tolerance)
 
 
 def _boxes(pipeline: Pipeline, name: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from apps.core.errors import DataError, ParameterError, StateError
-from apps.core.files import write_atomically
+from apps.core.files import settled, write_atomically
 from ensemble.service.connection import require_running
 from ensemble.service.state import Home, file_lock
 
@@ -145,7 +145,7 @@ def _make(place: Home, name: str, template: str, nodes: int, target: Path) -> Si
         write_atomically(partial / "job-template.sh", (source / "job-template.sh").read_bytes(), mode=0o700)
         write_atomically(partial / TEMPLATE_RECORD, f"{template}\n".encode(), mode=0o600)
         # The service knows sites by their real path; the folder is not there yet, but its parent is.
-        registered = target.parent.resolve() / target.name
+        registered = settled(target)
         number = _register(open_client(place.client_file), name, registered)
         write_atomically(partial / MARKER, str(number).encode(), mode=0o440)
         partial.rename(target)

@@ -9,14 +9,19 @@ from typing import Any
 
 import fastremap
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from apps.core.boxes import Box, Triple
+from apps.core.parts import Part
+from apps.core.progress import silent
 from apps.core.subvolumes import SubvolumeGrid, piece_path
-from apps.core.volumes import write_volume
+from apps.core.volumes import open_volume, write_volume
+from apps.evaluation.metrics import score
 from apps.reconciliation.comparing import Face, join_faces
 from apps.reconciliation.observations import Objects, Pairs, Unit
-from apps.reconciliation.settings import ReconciliationParameters
+from apps.reconciliation.settings import ReconciliationParameters, ReconciliationResult
+from apps.reconciliation.stage import run
 
 VOXEL_SIZE = (8.0, 8.0, 8.0)
 
@@ -103,3 +108,20 @@ def observe(objects: list[list[int]], faces: dict[tuple[int, int], list[tuple[in
 def sv(subvolume: int, local: int) -> int:
     """A supervoxel id."""
     return (subvolume << 24) | local
+
+
+def do(parameters: ReconciliationParameters, action: Any = "all", part: Part | None = None) -> ReconciliationResult:
+    """Run an action of the stage, or a part of it."""
+    return run(replace(parameters, action=action, part=part), silent)
+
+
+def piece(parameters: ReconciliationParameters, number: int) -> Path:
+    return piece_path(parameters.pieces, number)
+
+
+def check_restored(parameters: ReconciliationParameters) -> None:
+    """The output is the tubes that the pieces were cut out of, whatever its ids."""
+    truth = tubes(parameters.grid.box.shape)
+    found = open_volume(parameters.output).read()
+    assert score(truth, found).vi == 0
+    assert np.array_equal(truth == 0, found == 0)
