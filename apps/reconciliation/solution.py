@@ -7,14 +7,13 @@ rows), `local.u4` (id in the subvolume) and `object.u8` (object id) of each row.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from msgspec import Meta
 from numpy.typing import NDArray
 
@@ -25,6 +24,8 @@ from apps.reconciliation.nodes import NodeTable
 
 SUMMARY, LINKS, OBJECTS, SEAMS = "solution.json", "links.parquet", "objects.parquet", "seams.parquet"
 STARTS, LOCAL, OBJECT = "mapping/starts.i8", "mapping/local.u4", "mapping/object.u8"
+
+_PARQUET_END = b"PAR1"
 
 
 class Summary(Parameters, frozen=True, kw_only=True):
@@ -71,11 +72,10 @@ class Solution:
             found = cls(folder, SolutionRecord.load(folder / SUMMARY))
             rows = int(found.starts[-1])
             sizes = [(folder / name).stat().st_size for name in (LOCAL, OBJECT)]
-            for name in (LINKS, OBJECTS, SEAMS):
-                pq.read_schema(folder / name)  # from its end, so that it is not cut short
-        except (DataError, ParameterError, OSError, IndexError, pa.ArrowException):
+        except (DataError, ParameterError, OSError, IndexError):
             return None
-        return found if sizes == [4 * rows, 8 * rows] else None
+        tables = all(_ends_well(folder / name) for name in (LINKS, OBJECTS, SEAMS))
+        return found if tables and sizes == [4 * rows, 8 * rows] else None
 
     @classmethod
     def expect(cls, folder: Path) -> Solution:
@@ -116,6 +116,16 @@ class Solution:
         filled = np.flatnonzero(~dense)
         dense[filled] = last[self.starts[filled + 1] - 1] == sizes[filled]
         return NodeTable(self.starts, dense, self.folder / LOCAL)
+
+
+def _ends_well(table: Path) -> bool:
+    """Whether a Parquet file is there and not cut short: its last bytes are those that every one ends with."""
+    try:
+        with table.open("rb") as stream:
+            stream.seek(-len(_PARQUET_END), os.SEEK_END)
+            return stream.read() == _PARQUET_END
+    except OSError:
+        return False
 
 
 def _mapped(file: Path, dtype: type[Any]) -> NDArray[Any]:
